@@ -1,0 +1,42 @@
+# The two commands of a fresh machine are `make course` and `make test`; each sets up .venv by itself.
+PYTHON ?= python3
+VENV := .venv
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
+BIN := $(VENV)/bin
+endif
+STAMP := $(VENV)/.installed
+
+.PHONY: help course test lab bench lint clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,oracles]' -c constraints.txt
+	@touch $(STAMP)
+
+course: $(STAMP) ## prepare data and teacher, compress the NER model, print and save the scorecard
+	$(BIN)/course compress
+
+test: $(STAMP) ## lint and all tests, without a network
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+lab: $(STAMP) ## open JupyterLab on the lessons
+	$(BIN)/jupyter lab notebooks
+
+bench: $(STAMP) ## time the library's own kernels against well-known ones; writes artifacts/bench.json
+	$(BIN)/python -m course_lib.measure.bench
+
+lint: $(STAMP) ## mend formatting and imports
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv and artifacts
+	rm -rf $(VENV) artifacts

@@ -1,0 +1,172 @@
+"""Files that are whole or absent: atomic writes, content hashes, and stages cached by what made them."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from course_lib.errors import CourseError
+
+PACKAGE = Path(__file__).parent
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot open a folder to flush it
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about a failed write into advice on ``path``."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CourseError(
+            f"Cannot write {path}: {reason}. Free some space or choose another folder (--artifacts DIR, --out DIR or "
+            "--json FILE); nothing half-written was left behind, and a rerun continues from the last complete stage."
+        ) from error
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that a reader sees the old content or the new, never a part.
+
+    Temporary name in the same folder, flush to disk, rename. The folder is created when missing.
+
+    Raises:
+        CourseError: the disk is full, or the folder cannot be written.
+    """
+    path = Path(path)
+    temporary = None
+    with explained(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+        except BaseException:
+            if temporary:
+                Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """:func:`write_bytes` of UTF-8 text with LF line ends."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path | str, value: object) -> None:
+    """:func:`write_bytes` of indented JSON; NaN and infinities are refused (they are not JSON)."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> dict:
+    """Read a JSON file; a missing or damaged one is a :class:`CourseError` that names it."""
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CourseError(f"Cannot read {path}: {error}. Delete it and run the command that made it again.") from error
+
+
+@contextlib.contextmanager
+def new_folder(path: Path | str) -> Iterator[Path]:
+    """Fill a folder that appears under its name only when it is complete.
+
+    Yields a temporary folder beside ``path``; on success it is flushed and renamed to ``path``
+    (an older folder of that name is moved away first and then deleted), on any error it is removed.
+    """
+    path = Path(path)
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        with explained(path):
+            yield temporary
+            os.chmod(temporary, 0o755)
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with open(file, "rb+") as handle:
+                        os.fsync(handle.fileno())
+            if path.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+                os.replace(path, old / "old")
+                os.replace(temporary, path)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.replace(temporary, path)
+            _sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def folder_bytes(folder: Path | str, without: tuple[str, ...] = ()) -> int:
+    """Bytes of all files below ``folder``, except those named in ``without``."""
+    return sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file() and f.name not in without)
+
+
+def file_sha256(path: Path | str) -> str:
+    """Hexadecimal sha256 of a file's bytes, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(*parts: object) -> str:
+    """A 16-digit hexadecimal name for any JSON-like values: equal values, equal name.
+
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def code_digest(*where: str) -> str:
+    """Hash of the library's own files below the given folders or files (``"data"``, ``"ner/train.py"``).
+
+    Part of every cache key: a model made by other code is another model.
+    """
+    files: list[Path] = []
+    for name in where:
+        path = PACKAGE / name
+        files += [path] if path.is_file() else [p for p in path.rglob("*") if p.suffix in {".py", ".txt", ".toml"}]
+    return digest([(str(f.relative_to(PACKAGE)), file_sha256(f)) for f in sorted(files)])
+
+
+class Cache:
+    """Finished stages below one folder, each in ``<stage>-<key>``; the key is a hash of what makes it.
+
+    Args:
+        root: folder of the cache, usually ``artifacts/cache``.
+        force: make every stage again, even when it is there.
+    """
+
+    def __init__(self, root: Path | str, force: bool = False) -> None:
+        self.root = Path(root)
+        self.force = force
+        self.made: set[Path] = set()
+
+    def path(self, stage: str, *made_of: object) -> Path:
+        """The folder of ``stage`` for these inputs, whether it is there or not."""
+        return self.root / f"{stage}-{digest(*made_of)}"
+
+    def ready(self, folder: Path) -> bool:
+        """True when the folder is complete and may be used; with ``force``, each is made once by this run."""
+        if folder in self.made:
+            return True
+        self.made.add(folder)
+        return folder.is_dir() and not self.force

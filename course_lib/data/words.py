@@ -1,0 +1,110 @@
+"""Running prose to sentences and words, every word with its place in the text."""
+
+import re
+from typing import NamedTuple
+
+ABBREVIATIONS = frozenset(
+    "mr mrs ms dr prof sr jr st sen rep gov gen col capt lt sgt rev hon pres no vol fig inc ltd corp co bros dept univ est approx "
+    "jan feb mar apr jun jul aug sep sept oct nov dec mt ave blvd vs v cf al ed eds e.g i.e etc p pp".split()
+)
+# Kept with their full stop only before a name or number; elsewhere they are words ("no.", "an ed.").
+_WORD = re.compile(
+    r"""
+      (?:https?://|www\.)[^\s<>"]*[^\s<>".,;:!?)\]}']   # addresses
+    | [\w.+-]+@[\w-]+(?:\.[\w-]+)+                        # e-mail
+    | [@\#]\w+                                            # handles and tags
+    | (?:[A-Za-z]\.){2,}                                  # U.S.  a.m.
+    | \d+(?:[.,:]\d+)*(?:st|nd|rd|th|s)?\b                # 1,250  3.5  7:30  3rd  1990s
+    | \w+(?:[-‐‑]\w+)+                                    # two-year
+    | (?:[A-Za-z]['’])(?=[A-ZÀ-Þ])\w+                     # O'Neill, L'Oréal
+    | \w+
+    | \.\.\.|--+
+    | \S
+    """,
+    re.VERBOSE,
+)
+_CLITIC = re.compile(r"(?i)(n['’]t|['’](?:s|re|ve|ll|d|m))$")
+_BEFORE_CLITIC = re.compile(r"(?i)\w+(?:[-‐‑]\w+)*(?:n['’]t|['’](?:s|re|ve|ll|d|m))\b")
+_CLOSERS = "\"'”’)]»"
+
+
+class Word(NamedTuple):
+    """A word and its characters ``text[start:end]`` in the prose it came from."""
+
+    text: str
+    start: int
+    end: int
+
+
+def split_words(text: str) -> list[Word]:
+    """Split prose into words: punctuation alone, clitics off, abbreviations and numbers whole.
+
+    >>> [w.text for w in split_words("Dr. Lee didn't reach Washington, D.C. before 7:30 p.m.")]
+    ['Dr.', 'Lee', 'did', "n't", 'reach', 'Washington', ',', 'D.C.', 'before', '7:30', 'p.m.']
+    """
+    words: list[Word] = []
+    position = 0
+    while position < len(text):
+        if text[position].isspace():
+            position += 1
+            continue
+        clitic = _BEFORE_CLITIC.match(text, position)
+        if clitic:
+            cut = _CLITIC.search(clitic.group()).start() + position
+            words += [Word(text[a:b], a, b) for a, b in ((position, cut), (cut, clitic.end())) if b > a]
+            position = clitic.end()
+            continue
+        match = _WORD.match(text, position)
+        end = match.end()
+        if (
+            match.group().lower() in ABBREVIATIONS
+            and text[end : end + 1] == "."
+            and _abbreviates(match.group(), text[end + 1 :])
+        ):
+            end += 1
+        elif len(match.group()) == 1 and match.group().isupper() and re.match(r"\.\s+[A-Z]", text[end:]):
+            end += 1  # an initial: "J. Smith"
+        words.append(Word(text[position:end], position, end))
+        position = end
+    return words
+
+
+def _abbreviates(word: str, after: str) -> bool:
+    """Is the full stop part of ``word``? Always, unless the sentence plainly ends there."""
+    return word[0].isupper() or word.lower() not in {"no", "co", "ed", "fig", "mar", "p"} or bool(re.match(r"\s*\d", after))
+
+
+def split_sentences(text: str) -> list[list[Word]]:
+    """Split prose into sentences of words; a line feed always ends a sentence.
+
+    A sentence ends after ``.``, ``!``, ``?`` or ``…`` and the closing quotes and brackets behind it, when the
+    next word does not start with a lower-case letter; not after an abbreviation or an initial that stands before a name.
+
+    >>> [[w.text for w in s] for s in split_sentences("Mr. Wu left. Did he? Yes.")]
+    [['Mr.', 'Wu', 'left', '.'], ['Did', 'he', '?'], ['Yes', '.']]
+    """
+    sentences: list[list[Word]] = []
+    for line in re.finditer(r"[^\n\r]+", text):
+        current: list[Word] = []
+        for word in split_words(line.group()):
+            if current and _ends(current, word):
+                sentences.append(current)
+                current = []
+            current.append(Word(word.text, word.start + line.start(), word.end + line.start()))
+        if current:
+            sentences.append(current)
+    return sentences
+
+
+def _ends(current: list[Word], following: Word) -> bool:
+    last = len(current) - 1
+    while last > 0 and current[last].text in _CLOSERS:
+        last -= 1
+    if current[last].text not in {".", "!", "?", "…", "..."}:
+        return False
+    if following.text in _CLOSERS and following.text not in {'"', "'"}:
+        return False
+    quoted = sum(w.text == '"' for w in current) % 2
+    if following.text == '"' and quoted:  # closes the quotation this full stop stands in
+        return False
+    return not following.text[0].islower()

@@ -1,0 +1,1 @@
+"""Shipping a model: export, engines, fair timing."""

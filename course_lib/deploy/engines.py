@@ -1,0 +1,89 @@
+"""One call for every runtime: ``engine(input_ids, attention_mask) -> logits``, all of them numpy arrays."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from course_lib.artifacts import read_json
+from course_lib.errors import CourseError
+
+
+class Engine(Protocol):
+    """Anything that turns a batch of pieces into logits."""
+
+    def __call__(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        """``input_ids`` and ``attention_mask``: int64 (B, L). Returns float32 (B, L, T), T tags."""
+
+
+class TorchEngine:
+    """A PyTorch token classifier, run eagerly in evaluation mode without gradients.
+
+    Args:
+        model: the classifier.
+        bf16: run under bf16 autocast.
+    """
+
+    def __init__(self, model, bf16: bool = False) -> None:
+        self.model, self.bf16 = model, bf16
+
+    def __call__(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        import torch
+
+        training = self.model.training
+        self.model.eval()
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            out = self.model(input_ids=torch.from_numpy(input_ids), attention_mask=torch.from_numpy(attention_mask))
+        self.model.train(training)
+        return out.logits.float().numpy()
+
+
+class OnnxEngine:
+    """An ONNX file in ONNX Runtime on the CPU.
+
+    Args:
+        path: the ``.onnx`` file.
+        threads: threads of one call.
+    Raises:
+        CourseError: the file is not a readable ONNX model.
+    """
+
+    def __init__(self, path: Path | str, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime has a class for each way a file can be wrong
+            raise CourseError(f"Cannot load {path}: {error}. The file is damaged; run `course compress` again.") from error
+
+    def __call__(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        return self.session.run(["logits"], {"input_ids": input_ids, "attention_mask": attention_mask})[0]
+
+
+def open_model(folder: Path | str, threads: int) -> tuple[Engine, list[str]]:
+    """Open a model folder with the engine it ships for: ``model.onnx`` in ONNX Runtime, else PyTorch.
+
+    Returns:
+        The engine and the tags its logits stand for.
+    Raises:
+        CourseError: no model there, or one that cannot be read.
+    """
+    folder = Path(folder)
+    if (folder / "model.onnx").is_file():
+        labels = read_json(folder / "config.json").get("id2label", {})
+        return OnnxEngine(folder / "model.onnx", threads), [labels[str(i)] for i in range(len(labels))]
+    if not (folder / "model.safetensors").is_file():
+        raise CourseError(
+            f"--model {folder}: no model.onnx or model.safetensors there. `make course` makes artifacts/course/model."
+        )
+    import torch
+
+    from course_lib.models.zoo import load_token_classifier, model_tags
+
+    torch.set_num_threads(threads)
+    model = load_token_classifier(folder)
+    return TorchEngine(model), model_tags(model)

@@ -1,0 +1,107 @@
+"""From a PyTorch token classifier to ONNX with fused attention, and to int8."""
+
+import logging
+import tempfile
+import warnings
+from collections import Counter
+from pathlib import Path
+
+from course_lib.errors import CourseError
+
+OPSET = 17
+
+
+def export_onnx(folder: Path | str, target: Path | str) -> dict[str, int]:
+    """Export a model folder to fp32 ONNX with its attention blocks fused into single operators.
+
+    Inputs ``input_ids`` and ``attention_mask``, int64 (batch, length); output ``logits``, float32 (batch, length, tags).
+
+    Args:
+        folder: a trained token classifier (``config.json``, ``model.safetensors``, ``tokenizer.json``).
+        target: the ``.onnx`` file to write.
+    Returns:
+        How often each fused operator occurs.
+    Raises:
+        CourseError: attention was not fused in every layer (the file would be slow, silently).
+    """
+    import torch
+    from onnxruntime.transformers import optimizer
+    from onnxruntime.transformers.fusion_options import FusionOptions
+
+    from course_lib.models.zoo import load_token_classifier
+
+    model = load_token_classifier(folder).eval()
+    model.set_attn_implementation("eager")  # the fusion knows this graph, not that of sdpa
+    config = model.config
+    sample = torch.ones(2, 8, dtype=torch.long)
+    axes = {0: "batch", 1: "length"}
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracing exporter is deprecated, but it is the one whose graph is fused
+        plain = Path(scratch) / "plain.onnx"
+        torch.onnx.export(
+            _Logits(model), (sample, sample), str(plain), dynamo=False, opset_version=OPSET, input_names=["input_ids", "attention_mask"],
+            output_names=["logits"], dynamic_axes={"input_ids": axes, "attention_mask": axes, "logits": axes},
+        )  # fmt: skip
+        logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
+        fused = optimizer.optimize_model(
+            str(plain), model_type="bert", num_heads=config.num_attention_heads, hidden_size=config.hidden_size,
+            optimization_options=FusionOptions("bert"), opt_level=0,
+        )  # fmt: skip
+        found = {k: v for k, v in fused.get_fused_operator_statistics().items() if v}
+        if found.get("Attention", 0) != config.num_hidden_layers:
+            raise CourseError(
+                f"{folder}: attention was fused in {found.get('Attention', 0)} of {config.num_hidden_layers} layers ({found}). "
+                "Expected a BERT-like model exported with eager attention."
+            )
+        fused.save_model_to_file(str(target))
+    return found
+
+
+def _Logits(model):
+    """The model as a module of two tensors in, one tensor out."""
+    import torch
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids, attention_mask):
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    return Logits()
+
+
+def quantize_onnx(
+    source: Path | str, target: Path | str, per_channel: bool = True, reduce_range: bool = False
+) -> dict[str, int]:
+    """Dynamic int8 in ONNX Runtime: weights and embeddings in int8, activations quantized on the fly.
+
+    Args:
+        source: a fused fp32 file from :func:`export_onnx`.
+        target: the ``.onnx`` file to write.
+        per_channel: a scale for each output channel of a matrix instead of one for all.
+        reduce_range: 7-bit weights, for x86 processors without VNNI, whose kernels can saturate 16-bit sums.
+    Returns:
+        How often each quantized operator occurs.
+    Raises:
+        CourseError: nothing was quantized.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    options = {"DefaultTensorType": onnx.TensorProto.FLOAT}  # shapes behind fused operators cannot be inferred
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it recommends a preprocessing that the fused operators do not survive
+    try:
+        quantize_dynamic(
+            str(source), str(target), per_channel=per_channel, reduce_range=reduce_range, weight_type=QuantType.QInt8, extra_options=options
+        )  # fmt: skip
+    finally:
+        root.setLevel(level)
+    operators = Counter(node.op_type for node in onnx.load(str(target), load_external_data=False).graph.node)
+    found = {k: v for k, v in operators.items() if "Integer" in k or k.startswith("Q") or "DynamicQuantize" in k}
+    if not found:
+        raise CourseError(f"{source}: no operator was quantized; found only {dict(operators)}.")
+    return found

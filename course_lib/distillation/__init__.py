@@ -1,0 +1,1 @@
+"""Distillation: losses that let a student learn from its teacher."""

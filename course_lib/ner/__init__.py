@@ -1,0 +1,1 @@
+"""Named-entity recognition: train, evaluate, predict."""

@@ -1,0 +1,69 @@
+"""Tags for sentences of words, and entities with character offsets for running prose."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from tokenizers import Tokenizer
+
+from course_lib.data.align import batches, collate, make_windows, pad_id
+from course_lib.data.tags import spans, to_iob2
+from course_lib.data.words import split_sentences
+from course_lib.deploy.engines import Engine
+
+
+def predict_tags(
+    sentences: Sequence[Sequence[str]],
+    engine: Engine,
+    tokenizer: Tokenizer,
+    tags: Sequence[str],
+    batch_size: int = 32,
+    max_pieces: int = 512,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[str]]:
+    """One IOB2 tag for every word of every sentence, of whatever length.
+
+    Args:
+        sentences: words per sentence.
+        engine: gives logits (B, L, T).
+        tokenizer: the model's own.
+        tags: T labels, by index.
+        batch_size: windows in a batch.
+        max_pieces: positions of the model.
+        progress: called with the number of windows done after each batch.
+    Returns:
+        Tags per sentence. Words without pieces are O; a predicted I-X that continues nothing is written as
+        B-X, as conlleval reads it, so that every result is legal IOB2.
+    """
+    result = [["O"] * len(words) for words in sentences]
+    windows, padding = make_windows(sentences, tokenizer, max_pieces), pad_id(tokenizer)
+    for indices in batches(windows, batch_size):
+        chosen = engine(*collate([windows[i] for i in indices], padding)).argmax(axis=-1)
+        for row, i in enumerate(indices):
+            for position, word in windows[i].heads:
+                result[windows[i].sentence][word] = tags[chosen[row, position]]
+        if progress:
+            progress(len(indices))
+    return [to_iob2(t, "IOB2", repair=True)[0] for t in result]
+
+
+def predict_text(texts: Iterable[str], engine: Engine, tokenizer: Tokenizer, tags: Sequence[str], **options) -> Iterator[dict]:
+    """Entities of running prose, one record per sentence, in order.
+
+    Args:
+        texts: documents or lines; each is split into sentences and words.
+        engine, tokenizer, tags, options: as for :func:`predict_tags`.
+    Yields:
+        ``{"text", "start", "end", "entities": [{"type", "text", "start", "end"}]}``; ``start`` and ``end`` of the
+        sentence and of its entities count characters from the beginning of the text given.
+    """
+    for text in texts:
+        sentences = split_sentences(text)
+        words = [[w.text for w in sentence] for sentence in sentences]
+        for sentence, predicted in zip(sentences, predict_tags(words, engine, tokenizer, tags, **options), strict=True):
+            start, end = sentence[0].start, sentence[-1].end
+            entities = [(s.type, sentence[s.start].start, sentence[s.end - 1].end) for s in spans(predicted)]
+            yield {
+                "text": text[start:end],
+                "start": start,
+                "end": end,
+                "entities": [{"type": kind, "text": text[a:b], "start": a, "end": b} for kind, a, b in entities],
+            }

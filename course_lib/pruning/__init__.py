@@ -1,0 +1,1 @@
+"""Pruning: what to remove, and really removing it."""

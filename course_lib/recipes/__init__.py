@@ -1,0 +1,1 @@
+"""Compression recipes as data, and running them."""
