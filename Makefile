@@ -1,5 +1,7 @@
 # The two commands of a fresh machine are `make course` and `make test`; each sets up .venv by itself.
 PYTHON ?= python3
+# For a PyTorch without CUDA on Linux (gigabytes less): make course TORCH_FROM=https://download.pytorch.org/whl/cpu
+TORCH_FROM ?=
 VENV := .venv
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
@@ -16,7 +18,7 @@ help: ## this list
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt $(if $(TORCH_FROM),--index-url $(TORCH_FROM))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,oracles]' -c constraints.txt
 	@touch $(STAMP)
 

@@ -9,9 +9,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from course_lib.errors import CourseError
+from course_lib.errors import CourseError, expect
 
 PACKAGE = Path(__file__).parent
+MODEL_FILES = {
+    "config.json",
+    "model.safetensors",
+    "model.onnx",
+    "tokenizer.json",
+    "recipe.toml",
+    "scorecard.json",
+    "history.json",
+}
 
 
 def _sync_folder(folder: Path) -> None:
@@ -29,8 +38,14 @@ def explained(path: Path) -> Iterator[None]:
     """Turn what the operating system says about a failed write into advice on ``path``."""
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except CourseError:
+        raise
+    except Exception as error:  # safetensors and tokenizers wrap what the system says in classes of their own
+        if not isinstance(error, OSError) and "(os error " not in str(error):
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, FileExistsError):
+            reason = f"{error.filename} is a file where a folder is needed"
         raise CourseError(
             f"Cannot write {path}: {reason}. Free some space or choose another folder (--artifacts DIR, --out DIR or "
             "--json FILE); nothing half-written was left behind, and a rerun continues from the last complete stage."
@@ -75,11 +90,14 @@ def write_json(path: Path | str, value: object) -> None:
 
 
 def read_json(path: Path | str) -> dict:
-    """Read a JSON file; a missing or damaged one is a :class:`CourseError` that names it."""
+    """Read a JSON object from a file; a missing or damaged one is a :class:`CourseError` that names it."""
     try:
-        return json.loads(Path(path).read_text("utf-8"))
+        value = json.loads(Path(path).read_text("utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"found a {type(value).__name__}, expected an object")
     except (OSError, ValueError) as error:
         raise CourseError(f"Cannot read {path}: {error}. Delete it and run the command that made it again.") from error
+    return value
 
 
 @contextlib.contextmanager
@@ -88,8 +106,13 @@ def new_folder(path: Path | str) -> Iterator[Path]:
 
     Yields a temporary folder beside ``path``; on success it is flushed and renamed to ``path``
     (an older folder of that name is moved away first and then deleted), on any error it is removed.
+
+    Raises:
+        CourseError: ``path`` is a file, which is left as it is, or the folder cannot be written.
     """
     path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise CourseError(f"{path} is a file: expected a folder or a name that is not taken. It was left as it is.")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -112,6 +135,29 @@ def new_folder(path: Path | str) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def require_writable(folder: Path | str) -> None:
+    """Make a folder if it is missing and try to write there, so that a fault shows before the work and not after it."""
+    with explained(Path(folder)):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+def require_replaceable(folder: Path | str) -> None:
+    """Refuse to replace what is no model folder: a command must never delete what the course did not make.
+
+    Raises:
+        CourseError: ``folder`` is a file, or holds other files than those of a model.
+    """
+    folder = Path(folder)
+    others = sorted({f.name for f in folder.iterdir()} - MODEL_FILES) if folder.is_dir() else []
+    if others or (folder.exists() and not folder.is_dir()):
+        found = f"holds {', '.join(others[:3])}" if others else "is a file"
+        raise CourseError(
+            f"{folder} {found}: expected a new or empty folder, or one with an earlier model. Choose another; nothing was changed."
+        )
 
 
 def folder_bytes(folder: Path | str, without: tuple[str, ...] = ()) -> int:
@@ -139,11 +185,16 @@ def code_digest(*where: str) -> str:
     """Hash of the library's own files below the given folders or files (``"data"``, ``"ner/train.py"``).
 
     Part of every cache key: a model made by other code is another model.
+
+    Raises:
+        ValueError: a name that matches no file, so that a typing error does not freeze a key.
     """
     files: list[Path] = []
     for name in where:
         path = PACKAGE / name
-        files += [path] if path.is_file() else [p for p in path.rglob("*") if p.suffix in {".py", ".txt", ".toml"}]
+        found = [path] if path.is_file() else [p for p in path.rglob("*") if p.suffix in {".py", ".txt", ".toml"}]
+        expect(bool(found), "where", name, f"a file or folder of code below {PACKAGE.name}")
+        files += found
     return digest([(str(f.relative_to(PACKAGE)), file_sha256(f)) for f in sorted(files)])
 
 
@@ -151,14 +202,17 @@ class Cache:
     """Finished stages below one folder, each in ``<stage>-<key>``; the key is a hash of what makes it.
 
     Args:
-        root: folder of the cache, usually ``artifacts/cache``.
+        root: folder of the cache, usually ``artifacts/cache``; made when missing.
         force: make every stage again, even when it is there.
+    Raises:
+        CourseError: the folder cannot be written.
     """
 
     def __init__(self, root: Path | str, force: bool = False) -> None:
         self.root = Path(root)
         self.force = force
         self.made: set[Path] = set()
+        require_writable(self.root)
 
     def path(self, stage: str, *made_of: object) -> Path:
         """The folder of ``stage`` for these inputs, whether it is there or not."""

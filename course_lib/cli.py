@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -75,6 +76,19 @@ def _context(data: str, seed: int, threads: int | None, artifacts: Path, force: 
     return Context.create(corpus, Cache(artifacts / "cache", force), seed, threads or processors())
 
 
+def _try_outputs(model: Path | None, json_file: Path | None) -> None:
+    """Find out before the work, and not after it, that a result could not be written."""
+    from course_lib.artifacts import require_replaceable, require_writable
+
+    if model:
+        require_replaceable(model)
+        require_writable(model.parent)
+    if json_file:
+        require_writable(json_file.parent)
+        if json_file.is_dir():
+            raise CourseError(f"--json {json_file}: this is a folder; expected the name of a file.")
+
+
 def _write_json(path: Path | None, figures: dict) -> None:
     from course_lib.artifacts import write_json
 
@@ -93,6 +107,7 @@ def doctor(
     Example: `course doctor --json doctor.json`
     """
     from rich.console import Console
+    from rich.markup import escape
 
     from course_lib.doctor import examine
 
@@ -100,7 +115,7 @@ def doctor(
     marks = {"ok": "[green]ok  [/green]", "note": "[yellow]note[/yellow]", "bad": "[red]bad [/red]"}
     out = Console(highlight=False, soft_wrap=True)
     for check in checks:
-        out.print(f"{marks[check['state']]} {check['what']}: {check['found']}")
+        out.print(f"{marks[check['state']]} {check['what']}: {escape(check['found'])}")
     _write_json(json_file, {"checks": checks})
     if any(check["state"] == "bad" for check in checks):
         raise typer.Exit(1)
@@ -125,9 +140,11 @@ def prepare(
     from course_lib.recipes.recipe import load_recipe
 
     chosen = load_recipe(recipe)
+    _try_outputs(None, json_file)
     context = _context(data, seed, threads, artifacts, force, repair)
-    from course_lib.recipes.stages import make_student, make_teacher
+    from course_lib.recipes.stages import check_recipe, make_student, make_teacher
 
+    check_recipe(encoder, chosen)
     teacher = make_teacher(context, encoder, chosen)
     student = make_student(context, teacher, chosen)
     figures = {"data": context.corpus.figures(), "teacher": str(teacher), "student": str(student)}
@@ -164,7 +181,8 @@ def train(
     from course_lib.artifacts import new_folder, read_json
     from course_lib.recipes.recipe import Training, load_recipe
 
-    recipe = replace(load_recipe("quick"), teacher=Training(epochs, batch_size, learning_rate, patience))
+    _try_outputs(out, json_file)
+    recipe = replace(load_recipe("quick"), teacher=Training(epochs, batch_size, learning_rate, patience=patience))
     context = _context(data, seed, threads, artifacts, force, repair)
     from course_lib.recipes.stages import make_teacher
 
@@ -208,6 +226,7 @@ def compress(
     from course_lib.recipes.compress import compress as run
 
     target = out or artifacts / ("course" if data == "generated" else context.corpus.name)
+    _try_outputs(target / "model", json_file)
     card = run(context, encoder, chosen, target)
     print_scorecard(card, Console(width=None if sys.stdout.isatty() else 150))
     _write_json(json_file, card)
@@ -227,15 +246,26 @@ def predict(
         raise CourseError(
             'TEXT is missing: give a text in quotes, or - to read standard input, as in `course predict "Ana left Lisbon."`'
         )
-    from course_lib.deploy.engines import open_model
+    from course_lib.artifacts import read_json
+    from course_lib.deploy.engines import max_pieces, open_model
     from course_lib.machine import processors
     from course_lib.models.zoo import load_tokenizer
     from course_lib.ner.predict import predict_text
 
     engine, tags = open_model(model, threads or processors())
-    lines = (line.rstrip("\n") for line in sys.stdin) if text == ["-"] else text
-    for record in predict_text(lines, engine, load_tokenizer(model), tags):
+    tokenizer, limit = load_tokenizer(model), max_pieces(read_json(model / "config.json"))
+    for record in predict_text(_texts(text), engine, tokenizer, tags, max_pieces=limit):
         print(json.dumps(record, ensure_ascii=False), flush=True)
+
+
+def _texts(arguments: list[str]) -> Iterator[str]:
+    """The texts given, or the lines of standard input for ``-``, which must be UTF-8."""
+    raw = sys.stdin.buffer if arguments == ["-"] else map(os.fsencode, arguments)
+    for number, line in enumerate(raw, start=1):
+        try:
+            yield line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise CourseError(f"TEXT, line {number}: not UTF-8 ({error.reason}). Convert the text to UTF-8.") from error
 
 
 @app.command()
@@ -265,7 +295,11 @@ def score(
         sentences, name = getattr(corpus, split), corpus.name
     else:
         raise CourseError(f"--split {split}: expected validation, test or natural.")
-    figures = score_model(model, sentences, threads or processors(), seed) | {"data": name, "split": split}
+    natural = split == "natural"  # of no corpus: types that the model never learnt are left out, as in the scorecard
+    figures = score_model(model, sentences, threads or processors(), seed, known_types_only=natural) | {
+        "data": name,
+        "split": split,
+    }
     _write_json(json_file, figures)
     value, low, high = figures["f1"]
     print(f"{model} on {name} {split}: F1 {value:.4f} [{low:.4f}, {high:.4f}], {figures['bytes']:,} bytes")
@@ -300,3 +334,7 @@ def main(arguments: list[str] | None = None) -> None:
         if stop.code == 130:
             stderr.print("Interrupted. Run the same command again: it goes on from the last checkpoint.")
         raise
+
+
+if __name__ == "__main__":
+    main()

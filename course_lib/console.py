@@ -11,7 +11,7 @@ stderr = Console(stderr=True, highlight=False)
 
 def say(message: str) -> None:
     """One line for the user."""
-    stderr.print(message)
+    stderr.print(message, soft_wrap=True, markup=False)
 
 
 @contextlib.contextmanager

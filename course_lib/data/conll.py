@@ -118,10 +118,16 @@ def write_conll(path: Path | str, sentences: Sequence[Sentence]) -> None:
     """Write sentences as a two-column IOB2 file, atomically.
 
     Raises:
-        ValueError: a word that is empty or holds a tab or line feed, which no reader could get back.
+        ValueError: what no reader could get back: a sentence without words, or a word that is empty, starts or ends
+            with a space, holds a tab or line end, or starts like a ``-DOCSTART-`` line.
     """
     for i, sentence in enumerate(sentences):
+        if not sentence.words:
+            raise ValueError(f"sentences[{i}] has no words: expected at least one, a file cannot hold an empty sentence")
         for word in sentence.words:
-            if not word.strip(" ") or set(word) & set("\t\n\r"):
-                raise ValueError(f"sentences[{i}] has the word {word!r}: expected no tab, no line end, not empty")
+            if word != word.strip(" ") or not word or set(word) & set("\t\n\r") or word.startswith("-DOCSTART-"):
+                raise ValueError(
+                    f"sentences[{i}] has the word {word!r}: expected no tab, no line end, no space around it, not empty, "
+                    "not -DOCSTART-"
+                )
     write_text(path, format_conll(sentences))

@@ -61,15 +61,20 @@ def load_corpus(where: str, seed: int = 0, repair: bool = False) -> Corpus:
     if where.startswith("hub:"):
         from course_lib.data.hub import read_hub
 
-        return _split(where.removeprefix("hub:").replace("/", "--"), read_hub(where.removeprefix("hub:")), seed, [])
-    folder = Path(where)
-    if not (folder / "train.txt").is_file():
-        raise CourseError(
-            f"--data {where}: no train.txt there. Expected a folder with train.txt (and dev.txt, test.txt), or hub:ID."
-        )
-    files = {s: read_conll(folder / f"{s}.txt", repair) for s in ("train", "dev", "test") if (folder / f"{s}.txt").is_file()}
-    notes = [f"{name}.txt: {_note(file)}" for name, file in files.items() if _note(file)]
-    return _split(folder.resolve().name, {name: file.sentences for name, file in files.items()}, seed, notes)
+        name = where.removeprefix("hub:")
+        files = read_hub(name, repair)
+        name = name.replace("/", "--")
+    else:
+        folder = Path(where)
+        if not (folder / "train.txt").is_file():
+            raise CourseError(
+                f"--data {where}: no train.txt there. Expected a folder with train.txt (and dev.txt, test.txt), or hub:ID."
+            )
+        paths = {split: folder / f"{split}.txt" for split in ("train", "dev", "test")}
+        files = {split: read_conll(path, repair) for split, path in paths.items() if path.is_file()}
+        name = folder.resolve().name
+    notes = [f"{split}.txt: {_note(file)}" for split, file in files.items() if _note(file)]
+    return _split(name, {split: file.sentences for split, file in files.items()}, seed, notes)
 
 
 def _note(file: ConllFile) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from course_lib.errors import CourseError
 
 Tagged = list[tuple[str, str]]  # (word, IOB2 tag)
+QUOTED = 0.5  # share of the titles of works that stand in quotation marks
 LITERALS = {"-LRB-": "(", "-RRB-": ")"}
 
 
@@ -64,6 +65,10 @@ def read_grammar(path: Path, shared: dict[str, Choice]) -> Grammar:
     grammar, lines = Grammar(path.stem, productions=dict(shared)), []
     for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
         if line.startswith("  |"):
+            if not lines or not lines[-1][1].startswith("@"):
+                raise CourseError(
+                    f"{path.name}, line {number}: a line that starts with '  |' goes on a production '@name = a | b'."
+                )
             lines[-1] = (lines[-1][0], lines[-1][1] + " " + line.strip())
         elif line.strip() and not line.startswith("#"):
             lines.append((number, line.strip()))
@@ -92,10 +97,11 @@ class Expander:
     def __init__(self, productions: dict[str, Choice], entity: Callable[[str], list[str]], rng: random.Random) -> None:
         self.productions, self.entity, self.rng = productions, entity, rng
         self.remembered: dict[str, tuple[str, list[str]]] = {}
+        self.quotes_free = True  # no quotation marks in the frame, so that titles may have some
 
     def frame(self, text: str) -> Tagged:
         """One sentence from a frame."""
-        self.remembered = {}
+        self.remembered, self.quotes_free = {}, '"' not in text
         return self._sequence(parse(text, text))
 
     def _sequence(self, items: tuple) -> Tagged:
@@ -123,10 +129,15 @@ class Expander:
             if name not in self.remembered:
                 raise CourseError(f"slot {{={name}}} comes before {{kind={name}}}")
             kind, words = self.remembered[name]
-            if part == "last":
+            if part not in ("", "last"):
+                raise CourseError(f"slot {{={name}.{part}}}: expected {{={name}}} or {{={name}.last}}")
+            if part:
                 words = last_name(words)
         label = kind.split(".")[0].upper()
-        return [(word, f"{'I' if i else 'B'}-{label}") for i, word in enumerate(words)]
+        tagged = [(word, f"{'I' if i else 'B'}-{label}") for i, word in enumerate(words)]
+        if kind == "misc.work" and self.quotes_free and self.rng.random() < QUOTED:
+            return [('"', "O"), *tagged, ('"', "O")]
+        return tagged
 
 
 PARTICLES = {"van", "von", "de", "der", "den", "da", "di", "del", "al", "la", "le", "el", "bin", "dos", "du", "ter", "af"}

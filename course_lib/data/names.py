@@ -6,6 +6,7 @@ do repeat famous names.
 """
 
 import hashlib
+import itertools
 import random
 from pathlib import Path
 
@@ -13,13 +14,14 @@ from course_lib.data.grammar import Expander
 from course_lib.errors import CourseError
 
 SPLITS = ("train", "validation", "test")
-SHARED = 0.15  # share of the names of validation and test that are drawn from the training names
-AMBIGUOUS = 2.0  # how much likelier a name of several kinds is drawn than one of the plain list
-INVENTED = 0.1  # share of draws that make a name up, where the kind has a recipe for it
+SHARED = 0.75  # share of the names of validation and test that are drawn from the training names
+AMBIGUOUS = 0.25  # weight of a name of several kinds against one of the plain list
+FAME = 4  # weight 1 / (rank + FAME): the smaller, the more often the first names of a list come
+INVENTED = 0.03  # share of draws that make a name up, where the kind has a recipe for it
 CLOSED = {"loc.country", "misc.nat", "misc.people", "misc.lang"}  # nearly all of them are met in training
 
 FORMS = (  # of a person's name, with weights
-    (("first", "last"), 46), (("last",), 20), (("first",), 10), (("known",), 9), (("first", "initial", "last"), 5),
+    (("first", "last"), 50), (("last",), 16), (("first",), 10), (("known",), 9), (("first", "initial", "last"), 5),
     (("initial", "last"), 5), (("first", "last", "last"), 3), (("first", "first", "last"), 2),
 )  # fmt: skip
 
@@ -84,6 +86,8 @@ class Names:
         for name, kinds in read_ambiguous(folder / "ambiguous.txt"):
             for kind in kinds:
                 self.ambiguous[split_of(name, "ambiguous")].setdefault(kind, []).append(name)
+        longest = max(map(len, self.lists.values()))
+        self.weights = list(itertools.accumulate(1 / (rank + FAME) for rank in range(longest)))
         self.expander = Expander({}, self.draw, rng)
 
     def draw(self, kind: str) -> list[str]:
@@ -95,12 +99,21 @@ class Names:
         source = self.split if self.split == "train" or self.rng.random() >= SHARED else "train"
         if kind in ENDINGS and self.rng.random() < INVENTED:
             return invent(kind, self.rng)
-        if self.patterns[kind] and self.rng.random() < 0.3:
+        if self.patterns[kind] and self.rng.random() < 0.35:
             # A composed name is new by its parts, so its pattern may serve every split.
             return [word for word, _ in self.expander.frame(self.rng.choice(self.patterns[kind]))]
         plain, ambiguous = self.pools[source][kind], self.ambiguous[source].get(kind, [])
+        if not plain and not ambiguous:
+            raise CourseError(
+                f"gazetteers/{kind}.txt: none of its {len(self.lists[kind])} names belongs to the split {source!r}. "
+                "Add names; the hash of a name decides where it belongs."
+            )
         share = AMBIGUOUS * len(ambiguous) / (AMBIGUOUS * len(ambiguous) + len(plain))
-        return self.rng.choice(ambiguous if self.rng.random() < share else plain).split()
+        return (self.rng.choice(ambiguous) if self.rng.random() < share else self._famous(plain)).split()
+
+    def _famous(self, names: list[str]) -> str:
+        """A name, the first of the list likelier than the last: as in life, a few names fill most texts."""
+        return self.rng.choices(names, cum_weights=self.weights[: len(names)])[0]
 
     def _person(self, kind: str) -> list[str]:
         forms = [

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from course_lib.errors import expect
+
 PREFIXES = {"B", "I", "E", "S", "L", "U"}  # L and U are the BILOU names of E and S
 
 
@@ -74,10 +76,12 @@ def to_iob2(tags: Sequence[str], scheme: str, repair: bool = False) -> tuple[lis
         The IOB2 tags, and how many tags had to be repaired.
     Raises:
         IllegalTag: an illegal transition, unless ``repair``.
+        ValueError: another scheme, or a tag that is none.
 
     >>> to_iob2(["I-PER", "I-PER", "B-PER", "O"], "IOB1")
     (['B-PER', 'I-PER', 'B-PER', 'O'], 0)
     """
+    expect(scheme in ("IOB1", "IOB2", "BIOES"), "scheme", scheme, "IOB1, IOB2 or BIOES")
     out, repaired = [], 0
     before, inside = ("O", ""), False  # inside: an entity is open and may be continued
     for position, tag in enumerate(tags):
@@ -110,8 +114,8 @@ def _legal(scheme: str, prefix: str, continues: bool, inside: bool) -> bool:
 
 def _why(scheme: str, tag: str, before: str) -> str:
     prefix, kind = split_tag(tag)
-    if scheme == "IOB2" and prefix in "ES":
-        return f"{tag} after {before}: the file is in IOB2, which has no {prefix}- tags (two schemes mixed?)"
+    if scheme != "BIOES" and prefix in "ES":
+        return f"{tag} after {before}: the file is in {scheme}, which has no {prefix}- tags (two schemes mixed?)"
     if prefix in "IE":
         return f"{tag} after {before}: in {scheme}, {prefix}-{kind} must follow B-{kind} or I-{kind}"
     return f"{tag} after {before}: in BIOES the open entity must first be closed with an E- tag"

@@ -14,9 +14,10 @@ _WORD = re.compile(
     | [\w.+-]+@[\w-]+(?:\.[\w-]+)+                        # e-mail
     | [@\#]\w+                                            # handles and tags
     | (?:[A-Za-z]\.){2,}                                  # U.S.  a.m.
+    | \d+(?:[.,]\d+)*\w*(?:[-‐‑](?=[^\W\d])\w+)+          # 12-year-old, but 2 - 1
     | \d+(?:[.,:]\d+)*(?:st|nd|rd|th|s)?\b                # 1,250  3.5  7:30  3rd  1990s
     | \w+(?:[-‐‑]\w+)+                                    # two-year
-    | (?:[A-Za-z]['’])(?=[A-ZÀ-Þ])\w+                     # O'Neill, L'Oréal
+    | (?:[A-Za-z]['’])(?=[A-ZÀ-Þ])\w+(?:[-‐‑]\w+)*       # O'Neill, L'Oréal
     | \w+
     | \.\.\.|--+
     | \S
@@ -25,7 +26,9 @@ _WORD = re.compile(
 )
 _CLITIC = re.compile(r"(?i)(n['’]t|['’](?:s|re|ve|ll|d|m))$")
 _BEFORE_CLITIC = re.compile(r"(?i)\w+(?:[-‐‑]\w+)*(?:n['’]t|['’](?:s|re|ve|ll|d|m))\b")
+_AFTER_WORD = re.compile(r"(?i)['’](?:s|re|ve|ll|d|m)\b")
 _CLOSERS = "\"'”’)]»"
+_ENDERS = {".", "!", "?", "…", "..."}
 
 
 class Word(NamedTuple):
@@ -55,6 +58,8 @@ def split_words(text: str) -> list[Word]:
             position = clitic.end()
             continue
         match = _WORD.match(text, position)
+        if words and words[-1].end == position and any(c.isalnum() for c in words[-1].text):
+            match = _AFTER_WORD.match(text, position) or match  # behind what is no plain word: O'Neill's, U.S.'s
         end = match.end()
         if (
             match.group().lower() in ABBREVIATIONS
@@ -71,14 +76,17 @@ def split_words(text: str) -> list[Word]:
 
 def _abbreviates(word: str, after: str) -> bool:
     """Is the full stop part of ``word``? Always, unless the sentence plainly ends there."""
-    return word[0].isupper() or word.lower() not in {"no", "co", "ed", "fig", "mar", "p"} or bool(re.match(r"\s*\d", after))
+    if word.lower() == "no":  # "No. 5", but "No. He left."
+        return bool(re.match(r"\s*\d", after))
+    return word[0].isupper() or word.lower() not in {"co", "ed", "fig", "mar", "p"} or bool(re.match(r"\s*\d", after))
 
 
 def split_sentences(text: str) -> list[list[Word]]:
     """Split prose into sentences of words; a line feed always ends a sentence.
 
-    A sentence ends after ``.``, ``!``, ``?`` or ``…`` and the closing quotes and brackets behind it, when the
-    next word does not start with a lower-case letter; not after an abbreviation or an initial that stands before a name.
+    A sentence ends after ``.``, ``!``, ``?`` or ``…``, further such marks, and the closing quotes and brackets behind
+    them, when the next word does not start with a lower-case letter; not after an abbreviation or an initial that
+    stands before a name.
 
     >>> [[w.text for w in s] for s in split_sentences("Mr. Wu left. Did he? Yes.")]
     [['Mr.', 'Wu', 'left', '.'], ['Did', 'he', '?'], ['Yes', '.']]
@@ -86,25 +94,30 @@ def split_sentences(text: str) -> list[list[Word]]:
     sentences: list[list[Word]] = []
     for line in re.finditer(r"[^\n\r]+", text):
         current: list[Word] = []
-        for word in split_words(line.group()):
-            if current and _ends(current, word):
+        ended = False  # a mark that may end the sentence, and since then only such marks and closing ones
+        for text_of, start, end in split_words(line.group()):
+            word = Word(text_of, start + line.start(), end + line.start())
+            if ended and _starts(word, current, text):
                 sentences.append(current)
-                current = []
-            current.append(Word(word.text, word.start + line.start(), word.end + line.start()))
+                current, ended = [], False
+            current.append(word)
+            ended = word.text in _ENDERS or (ended and word.text in _CLOSERS)
         if current:
             sentences.append(current)
     return sentences
 
 
-def _ends(current: list[Word], following: Word) -> bool:
-    last = len(current) - 1
-    while last > 0 and current[last].text in _CLOSERS:
-        last -= 1
-    if current[last].text not in {".", "!", "?", "…", "..."}:
+def _starts(word: Word, current: list[Word], text: str) -> bool:
+    """Does ``word`` start a sentence, after a ``current`` one that may have ended?"""
+    if word.text in _ENDERS or (word.text in _CLOSERS and _closes(word, current, text)):
         return False
-    if following.text in _CLOSERS and following.text not in {'"', "'"}:
+    return not word.text[0].islower()
+
+
+def _closes(mark: Word, current: list[Word], text: str) -> bool:
+    """Does a quote or bracket close? A straight quote by the spaces around it; between two spaces, by the count."""
+    if mark.text not in {'"', "'"} or mark.start == current[-1].end:
+        return True
+    if text[mark.end : mark.end + 1].strip():  # a letter follows: it opens
         return False
-    quoted = sum(w.text == '"' for w in current) % 2
-    if following.text == '"' and quoted:  # closes the quotation this full stop stands in
-        return False
-    return not following.text[0].islower()
+    return sum(w.text == mark.text for w in current) % 2 == 1

@@ -1,5 +1,6 @@
 """A fair race: every contender in a process of its own, taking turns on the same sentences."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -48,8 +49,11 @@ def race(
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "rows.json"
         file.write_text(json.dumps(rows))
-        racers = [_Racer(c, threads, file) for c in contenders]
+        racers: list[_Racer] = []
         try:
+            for contender in contenders:  # one after the other: loading is timed too
+                racers.append(_Racer(contender, threads, file))
+                racers[-1].load()
             for size in BATCH_SIZES:
                 for number in range(rounds + 1):
                     for racer in racers:
@@ -57,6 +61,8 @@ def race(
                         if progress:
                             progress(racer.contender.name)
         finally:
+            for racer in racers:
+                racer.dismiss()
             for racer in racers:
                 racer.stop()
     return [racer.figures() for racer in racers]
@@ -79,6 +85,9 @@ class _Racer:
         ]
         self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- closed by stop()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, text=True)
+
+    def load(self) -> None:
+        """Wait until the model is loaded and has computed once."""
         self.load_s = self._answer().get("load_s")
 
     def _answer(self) -> dict:
@@ -117,9 +126,13 @@ class _Racer:
         }
         return {"ms_per_sentence": table, "peak_mib": self.peak_mib, "load_s": self.load_s, "error": None}
 
+    def dismiss(self) -> None:
+        """Ask the process to end."""
+        with contextlib.suppress(BrokenPipeError):  # it is dead, and what it was last told is still in the buffer
+            self.process.stdin.close()
+
     def stop(self) -> None:
-        """End the process."""
-        self.process.stdin.close()
+        """Wait for the process to end, which :meth:`dismiss` asked it to."""
         try:
             self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:

@@ -58,10 +58,18 @@ class OnnxEngine:
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has a class for each way a file can be wrong
-            raise CourseError(f"Cannot load {path}: {error}. The file is damaged; run `course compress` again.") from error
+            raise CourseError(
+                f"Cannot load {path}: {str(error).rstrip('.')}. The file is damaged; run `course compress` again."
+            ) from error
 
     def __call__(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         return self.session.run(["logits"], {"input_ids": input_ids, "attention_mask": attention_mask})[0]
+
+
+def max_pieces(config: dict) -> int:
+    """Pieces an encoder can read at once, special tokens included, by its ``config.json``."""
+    positions = config.get("max_position_embeddings", 512)
+    return positions - 2 if config.get("model_type") in {"roberta", "xlm-roberta", "camembert"} else positions
 
 
 def open_model(folder: Path | str, threads: int) -> tuple[Engine, list[str]]:
@@ -74,8 +82,14 @@ def open_model(folder: Path | str, threads: int) -> tuple[Engine, list[str]]:
     """
     folder = Path(folder)
     if (folder / "model.onnx").is_file():
-        labels = read_json(folder / "config.json").get("id2label", {})
-        return OnnxEngine(folder / "model.onnx", threads), [labels[str(i)] for i in range(len(labels))]
+        engine, config = OnnxEngine(folder / "model.onnx", threads), read_json(folder / "config.json")
+        labels, count = config.get("id2label", {}), engine.session.get_outputs()[0].shape[-1]
+        if set(labels) != {str(i) for i in range(count)}:
+            raise CourseError(
+                f"{folder / 'config.json'}: id2label = {labels}; expected the {count} tags of model.onnx by number. "
+                "The files belong to different models; run `course compress` again."
+            )
+        return engine, [labels[str(i)] for i in range(count)]
     if not (folder / "model.safetensors").is_file():
         raise CourseError(
             f"--model {folder}: no model.onnx or model.safetensors there. `make course` makes artifacts/course/model."

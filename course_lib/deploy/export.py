@@ -1,9 +1,11 @@
 """From a PyTorch token classifier to ONNX with fused attention, and to int8."""
 
+import contextlib
 import logging
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from course_lib.errors import CourseError
@@ -42,11 +44,11 @@ def export_onnx(folder: Path | str, target: Path | str) -> dict[str, int]:
             _Logits(model), (sample, sample), str(plain), dynamo=False, opset_version=OPSET, input_names=["input_ids", "attention_mask"],
             output_names=["logits"], dynamic_axes={"input_ids": axes, "attention_mask": axes, "logits": axes},
         )  # fmt: skip
-        logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
-        fused = optimizer.optimize_model(
-            str(plain), model_type="bert", num_heads=config.num_attention_heads, hidden_size=config.hidden_size,
-            optimization_options=FusionOptions("bert"), opt_level=0,
-        )  # fmt: skip
+        with _quiet():
+            fused = optimizer.optimize_model(
+                str(plain), model_type="bert", num_heads=config.num_attention_heads, hidden_size=config.hidden_size,
+                optimization_options=FusionOptions("bert"), opt_level=0,
+            )  # fmt: skip
         found = {k: v for k, v in fused.get_fused_operator_statistics().items() if v}
         if found.get("Attention", 0) != config.num_hidden_layers:
             raise CourseError(
@@ -55,6 +57,18 @@ def export_onnx(folder: Path | str, target: Path | str) -> dict[str, int]:
             )
         fused.save_model_to_file(str(target))
     return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings in the log: ONNX Runtime's tools write to the root logger and to loggers named like its modules."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _Logits(model):
@@ -91,15 +105,10 @@ def quantize_onnx(
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     options = {"DefaultTensorType": onnx.TensorProto.FLOAT}  # shapes behind fused operators cannot be inferred
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # it recommends a preprocessing that the fused operators do not survive
-    try:
+    with _quiet():  # it recommends a preprocessing that the fused operators do not survive
         quantize_dynamic(
             str(source), str(target), per_channel=per_channel, reduce_range=reduce_range, weight_type=QuantType.QInt8, extra_options=options
         )  # fmt: skip
-    finally:
-        root.setLevel(level)
     operators = Counter(node.op_type for node in onnx.load(str(target), load_external_data=False).graph.node)
     found = {k: v for k, v in operators.items() if "Integer" in k or k.startswith("Q") or "DynamicQuantize" in k}
     if not found:

@@ -6,7 +6,8 @@ from pathlib import Path
 from course_lib.artifacts import folder_bytes, read_json
 from course_lib.data.conll import Sentence
 from course_lib.data.tags import keep_types, split_tag
-from course_lib.deploy.engines import open_model
+from course_lib.deploy.engines import max_pieces, open_model
+from course_lib.errors import CourseError
 from course_lib.models.zoo import load_tokenizer
 from course_lib.ner.evaluate import f1_interval, per_type
 from course_lib.ner.predict import predict_tags
@@ -14,26 +15,39 @@ from course_lib.ner.predict import predict_tags
 NOT_SHIPPED = ("history.json", "scorecard.json")
 
 
-def score_model(folder: Path, sentences: Sequence[Sentence], threads: int, seed: int = 0) -> dict:
+def score_model(
+    folder: Path, sentences: Sequence[Sentence], threads: int, seed: int = 0, known_types_only: bool = False
+) -> dict:
     """Entity F1 of a model folder on sentences.
 
     Args:
         folder: a model folder, opened with the engine it ships for.
-        sentences: with gold tags; gold types the model does not know count as misses, unless it shares only
-            some types with the data: then types are compared where the data has them.
+        sentences: with gold tags. Types that the data never annotates cannot be judged and are left out.
         threads: threads of the engine.
         seed: of the bootstrap.
+        known_types_only: leave out gold types the model does not know (for data of another corpus); otherwise they
+            count as misses.
     Returns:
         ``{"f1": [value, low, high], "types": {type: {precision, recall, f1, support}}, "bytes"}``.
+    Raises:
+        CourseError: a bad folder, or no type in common where only those count.
     """
     engine, tags = open_model(folder, threads)
-    limit = read_json(folder / "config.json").get("max_position_embeddings", 512)
+    limit = max_pieces(read_json(folder / "config.json"))
     predicted = predict_tags([s.words for s in sentences], engine, load_tokenizer(folder), tags, max_pieces=limit)
     gold = [s.tags for s in sentences]
-    known = {split_tag(t)[1] for s in gold for t in s} - {""}
-    predicted = [keep_types(t, known) for t in predicted]  # a type the data never annotates cannot be judged
+    annotated, learnt = _types(gold), _types([tags])
+    if known_types_only:
+        if not annotated & learnt:
+            raise CourseError(f"{folder} knows {sorted(learnt)}, the data {sorted(annotated)}: expected a type in common.")
+        gold = [keep_types(t, learnt) for t in gold]
+    predicted = [keep_types(t, annotated) for t in predicted]
     return {
         "f1": f1_interval(gold, predicted, seed=seed),
         "types": per_type(gold, predicted),
         "bytes": folder_bytes(folder, without=NOT_SHIPPED),
     }
+
+
+def _types(tags: Sequence[Sequence[str]]) -> set[str]:
+    return {split_tag(t)[1] for row in tags for t in row} - {""}

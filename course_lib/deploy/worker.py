@@ -4,9 +4,11 @@ Protocol: the command line gives kind, path, threads and a JSON file of piece id
 ``{"batch": 32}`` on standard input is answered by one line ``{"ms": [...]}``, a time for each batch.
 """
 
+import contextlib
 import json
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -37,6 +39,9 @@ def padded(rows: list[list[int]], size: int) -> list[tuple[np.ndarray, np.ndarra
 
 def peak_mib() -> float:
     """Largest resident memory of this process so far, in MiB (0 where the system does not tell)."""
+    with contextlib.suppress(OSError, KeyError):  # Linux: of this program alone; ru_maxrss starts at what its parent held
+        rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return round(int(rows["VmHWM"].split()[0]) / 1024, 1)
     try:
         import resource
     except ImportError:  # Windows

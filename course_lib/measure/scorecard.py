@@ -82,13 +82,14 @@ def markdown(card: dict) -> str:
 def print_scorecard(card: dict, console) -> None:
     """Print a scorecard as a Rich table, with its notes."""
     from rich.table import Table
+    from rich.text import Text
 
     header, rows = table(card)
-    grid = Table(title=f"{card['data']['name']}, {card['date']}", title_justify="left")
+    grid = Table(title=Text(f"{card['data']['name']}, {card['date']}"), title_justify="left")
     for i, cell in enumerate(header):
         grid.add_column(cell, justify="left" if i == 0 else "right")
     for row in rows:
         grid.add_row(*row)
     console.print(grid)
     for note in card["notes"]:
-        console.print(f"[dim]{note}[/dim]")
+        console.print(note, style="dim", markup=False)

@@ -3,7 +3,9 @@
 Weights are read from safetensors only: loading a folder from a stranger runs no code.
 """
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -142,7 +144,9 @@ def load_token_classifier(folder: Path | str, tags: list[str] | None = None, see
     torch.manual_seed(seed)
     labels = {} if tags is None else {"id2label": dict(enumerate(tags)), "label2id": {t: i for i, t in enumerate(tags)}}
     if not pretrained:
-        return AutoModelForTokenClassification.from_config(AutoConfig.from_pretrained(folder, **labels))
+        with _damage_explained(folder):
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **labels)
+            return AutoModelForTokenClassification.from_config(config, trust_remote_code=False)
     optional = ("pooler",) if tags is None else ("pooler", "classifier")
     return _load(AutoModelForTokenClassification, folder, optional, **labels)
 
@@ -154,22 +158,40 @@ def _load(kind, folder: Path, optional: tuple[str, ...], **labels):
     logging.set_verbosity_error()  # a new head is meant; what must not be missing is checked below
     logging.disable_progress_bar()
     try:
-        model, info = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, dtype="float32", **labels)
-    except Exception as error:  # safetensors, json and transformers each raise their own
-        raise CourseError(
-            f"Cannot load {folder}: {error}. The files are damaged or belong to different models; fetch or train it again."
-        ) from error
+        with _damage_explained(folder):
+            model, info = kind.from_pretrained(
+                folder,
+                use_safetensors=True,
+                trust_remote_code=False,  # otherwise it asks, and runs the folder's Python on a "y"
+                ignore_mismatched_sizes=True,  # reported below, by name
+                output_loading_info=True,
+                dtype="float32",
+                **labels,
+            )
     finally:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
     wrong = [key for key in info["missing_keys"] if not any(part in key for part in optional)]
-    wrong += [str(key) for key in info["mismatched_keys"]]
+    wrong += [f"{key} {tuple(found)} instead of {tuple(due)}" for key, found, due in info["mismatched_keys"]]
     if wrong:
         raise CourseError(
-            f"{folder}: {WEIGHTS} does not fit {CONFIG}; missing or of another shape: {', '.join(sorted(wrong)[:5])}."
+            f"{folder}: {WEIGHTS} does not fit {CONFIG}; missing or of another shape: {', '.join(sorted(wrong)[:5])}. "
+            "The files belong to different models; fetch or train it again."
         )
     return model
+
+
+@contextlib.contextmanager
+def _damage_explained(folder: Path) -> Iterator[None]:
+    """Turn whatever a damaged model folder makes the libraries raise into advice."""
+    try:
+        yield
+    except Exception as error:  # safetensors, json and transformers each raise their own
+        raise CourseError(
+            f"Cannot load {folder}: {str(error).rstrip('.')}. "
+            "The files are damaged or belong to different models; fetch or train it again."
+        ) from error
 
 
 def model_tags(model) -> list[str]:

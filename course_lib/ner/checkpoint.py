@@ -33,16 +33,18 @@ class Checkpoints:
         self.folder, self.made_of, self.state = Path(folder), made_of, State()
 
     def _newest(self) -> Path | None:
-        return max(self.folder.glob("step-*"), default=None)
+        """The newest checkpoint; one without its state is what a killed run was just deleting."""
+        return max((p for p in self.folder.glob("step-*") if (p / "state.json").is_file()), default=None)
 
     def resume(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> bool:
         """Restore weights, optimizer, random state and :attr:`state` from the newest checkpoint; False when there is none."""
         newest = self._newest()
         if newest and read_json(newest / "state.json")["made_of"] != self.made_of:
-            shutil.rmtree(self.folder)
             newest = None
-        for leftover in self.folder.glob(".*"):  # what a killed run was just writing
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            for p in (*self.folder.glob("step-*"), *self.folder.glob("best-*")):
+                shutil.rmtree(p)
+        for leftover in (*self.folder.glob(".step-*"), *self.folder.glob(".best-*")):  # what a killed run was just writing
+            shutil.rmtree(leftover)
         if newest is None:
             return False
         saved = read_json(newest / "state.json")

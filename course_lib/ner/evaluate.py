@@ -46,7 +46,7 @@ def per_type(gold: Tags, predicted: Tags) -> dict[str, dict[str, float]]:
     return {
         kind: {rename.get(k, k): round(float(v), 4) for k, v in row.items()}
         for kind, row in report.items()
-        if "avg" not in kind
+        if kind not in {"micro avg", "macro avg", "weighted avg"}
     }
 
 
@@ -70,16 +70,22 @@ def _resampled(tables: np.ndarray, samples: int, seed: int) -> np.ndarray:
     """F1 per model and bootstrap sample, sentences drawn with replacement, the same draw for every model."""
     expect(samples >= 100, "samples", samples, "at least 100 bootstrap samples")
     n = tables.shape[1]
+    expect(n > 0, "gold", n, "at least one sentence to draw from")
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples)  # (samples, sentences)
     return np.stack([f1_of_counts(weights @ table) for table in tables])
+
+
+def _percentiles(values: np.ndarray, level: float) -> np.ndarray:
+    """The two ends of the middle ``level`` of some values."""
+    expect(0 < level < 1, "level", level, "a fraction between 0 and 1, such as 0.95")
+    return np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
 
 
 def f1_interval(gold: Tags, predicted: Tags, samples: int = 1000, seed: int = 0, level: float = 0.95) -> list[float]:
     """``[F1, low, high]``: the percentile bootstrap interval over sentences (Efron 1979), rounded to 4 digits."""
     table = counts(gold, predicted)
     resampled = _resampled(table[None], samples, seed)[0]
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return [round(float(v), 4) for v in (f1_of_counts(table.sum(0)), low, high)]
+    return [round(float(v), 4) for v in (f1_of_counts(table.sum(0)), *_percentiles(resampled, level))]
 
 
 def f1_difference(gold: Tags, a: Tags, b: Tags, samples: int = 1000, seed: int = 0, level: float = 0.95) -> list[float]:
@@ -90,9 +96,8 @@ def f1_difference(gold: Tags, a: Tags, b: Tags, samples: int = 1000, seed: int =
     """
     tables = np.stack([counts(gold, a), counts(gold, b)])
     resampled = _resampled(tables, samples, seed)
-    low, high = np.quantile(resampled[0] - resampled[1], [(1 - level) / 2, (1 + level) / 2])
     point = f1_of_counts(tables[0].sum(0)) - f1_of_counts(tables[1].sum(0))
-    return [round(float(v), 4) for v in (point, low, high)]
+    return [round(float(v), 4) for v in (point, *_percentiles(resampled[0] - resampled[1], level))]
 
 
 def _lists(tags: Tags) -> list[list[str]]:

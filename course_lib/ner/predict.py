@@ -8,6 +8,7 @@ from course_lib.data.align import batches, collate, make_windows, pad_id
 from course_lib.data.tags import spans, to_iob2
 from course_lib.data.words import split_sentences
 from course_lib.deploy.engines import Engine
+from course_lib.errors import expect
 
 
 def predict_tags(
@@ -55,6 +56,7 @@ def predict_text(texts: Iterable[str], engine: Engine, tokenizer: Tokenizer, tag
         ``{"text", "start", "end", "entities": [{"type", "text", "start", "end"}]}``; ``start`` and ``end`` of the
         sentence and of its entities count characters from the beginning of the text given.
     """
+    expect(not isinstance(texts, str), "texts", texts, "a list of texts, not one text")
     for text in texts:
         sentences = split_sentences(text)
         words = [[w.text for w in sentence] for sentence in sentences]

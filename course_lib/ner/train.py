@@ -29,6 +29,8 @@ class Settings:
         warmup: fraction of the steps spent warming up.
         weight_decay: AdamW's, on matrices only (never biases and LayerNorm).
         clip: largest norm of the gradient.
+        freeze_embeddings: leave the word embeddings as they are. They are half of a small encoder; fine-tuning moves only
+            the words it meets and leaves all others behind, and skipping them saves a fifth of the time.
         bf16: forward and backward under bf16 autocast (weights and optimizer stay fp32).
         patience: epochs without a better validation F1 before stopping; None trains all epochs.
         seed: order of the batches and dropout.
@@ -40,6 +42,7 @@ class Settings:
     warmup: float = 0.1
     weight_decay: float = 0.01
     clip: float = 1.0
+    freeze_embeddings: bool = False
     bf16: bool = False
     patience: int | None = None
     seed: int = 0
@@ -111,6 +114,9 @@ def train(
     expect(len(windows) > 0, "windows", len(windows), "at least one training window")
     per_epoch = math.ceil(len(windows) / settings.batch_size)
     steps = per_epoch * settings.epochs
+    words = model.get_input_embeddings().weight
+    learnt = words.requires_grad  # a caller may have frozen them already
+    words.requires_grad_(learnt and not settings.freeze_embeddings)
     optimizer = make_optimizer(model, settings)
     made_of = digest(asdict(settings), [w.ids for w in windows], labels)
     checkpoints = Checkpoints(folder, made_of)
@@ -142,6 +148,7 @@ def train(
         saved = time.monotonic()
         if progress:
             progress({"epoch": state.epoch, "step": state.step, "steps": steps, "loss": entry["loss"], "f1": f1})
+    words.requires_grad_(learnt)
     checkpoints.load_best(model)
     return state.history
 

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 import torch
 
+from course_lib.errors import expect
+
 
 def taylor_unit_scores(activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """First-order estimate of how much the loss changes when a unit is removed, per unit.
@@ -42,6 +44,8 @@ def ffn_taylor_scores(model: torch.nn.Module, losses: Iterable[torch.Tensor]) ->
         losses: a lazy iterable; each item is a scalar loss just computed with ``model``.
     Returns:
         Scores (F,) per layer, in order.
+    Raises:
+        ValueError: no loss, or one that was computed before it was asked for (as those of a list are).
     """
     from course_lib.pruning.structure import encoder_layers
 
@@ -57,14 +61,18 @@ def ffn_taylor_scores(model: torch.nn.Module, losses: Iterable[torch.Tensor]) ->
         return hook
 
     handles = [layer.intermediate.register_forward_hook(keep(n)) for n, layer in enumerate(layers)]
-    training = model.training
+    training, count = model.training, 0
     model.eval()
     try:
         for loss in losses:
+            expect(len(kept) == len(layers), "losses", loss, "a generator that computes each loss when asked for it")
             model.zero_grad()
             loss.backward()
             for n, activation in kept.items():
                 totals[n] += taylor_unit_scores(activation.detach(), activation.grad)
+            kept.clear()
+            count += 1
+        expect(count > 0, "losses", count, "at least one loss")
     finally:
         for handle in handles:
             handle.remove()

@@ -79,11 +79,12 @@ def remove_ffn_neurons(model: nn.Module, keep: Sequence[torch.Tensor]) -> Report
     expect(len(keep) == len(layers), "keep", len(keep), f"one index tensor for each of {len(layers)} layers")
     sizes = sorted({len(k) for k in keep})
     expect(len(sizes) == 1 and sizes[0] > 0, "keep", sizes, "the same number of neurons, above 0, in every layer")
-    before, changed = parameter_count(model), []
-    for number, (layer, kept) in enumerate(zip(layers, keep, strict=True)):
-        width = layer.intermediate.dense.out_features
+    widths = [layer.intermediate.dense.out_features for layer in layers]
+    for number, (width, kept) in enumerate(zip(widths, keep, strict=True)):  # all of it, before anything is changed
         inside = len(set(kept.tolist())) == len(kept) and int(kept.min()) >= 0 and int(kept.max()) < width
         expect(inside, f"keep[{number}]", kept.tolist()[:8], f"different neurons between 0 and {width - 1}")
+    before, changed = parameter_count(model), []
+    for number, (layer, width, kept) in enumerate(zip(layers, widths, keep, strict=True)):
         layer.intermediate.dense = shrink_linear(layer.intermediate.dense, rows=kept)
         layer.output.dense = shrink_linear(layer.output.dense, columns=kept)
         changed.append(f"encoder.layer.{number}: {width} → {len(kept)} feed-forward neurons")

@@ -13,6 +13,7 @@ from course_lib.data.natural import load_natural
 from course_lib.data.tags import keep_types, split_tag
 from course_lib.deploy.benchmark import BATCH_SIZES, Contender, race
 from course_lib.deploy.engines import OnnxEngine, TorchEngine
+from course_lib.errors import CourseError
 from course_lib.machine import int8_saturates, machine
 from course_lib.measure.report import html_report
 from course_lib.measure.scorecard import contender, scorecard
@@ -21,7 +22,7 @@ from course_lib.models.zoo import load_token_classifier, load_tokenizer, model_t
 from course_lib.ner.evaluate import f1_difference, f1_interval
 from course_lib.ner.predict import predict_tags
 from course_lib.recipes.recipe import Recipe
-from course_lib.recipes.stages import Context, make_onnx, make_student, make_teacher, max_pieces
+from course_lib.recipes.stages import Context, check_recipe, make_onnx, make_student, make_teacher, max_pieces
 
 TIMED = 300  # test sentences that are timed
 ROUNDS = 3
@@ -43,6 +44,7 @@ def compress(context: Context, encoder: str, recipe: Recipe, out: Path) -> dict:
     Returns:
         The scorecard.
     """
+    check_recipe(encoder, recipe)
     teacher = make_teacher(context, encoder, recipe)
     student = make_student(context, teacher, recipe)
     folders = {}
@@ -51,7 +53,13 @@ def compress(context: Context, encoder: str, recipe: Recipe, out: Path) -> dict:
         folders[kind, engine, precision] = (
             trained if engine == "pytorch" else make_onnx(context, trained, recipe, precision == "int8")
         )
-    key = [[f.name for f in folders.values()], context.corpus.fingerprint(), machine(context.threads), context.seed]
+    key = [
+        [f.name for f in folders.values()],
+        context.corpus.fingerprint(),
+        context.corpus.figures(),
+        machine(context.threads),
+        context.seed,
+    ]
     done = context.cache.path("scorecard", key, code_digest("measure", "deploy", "recipes/compress.py", "ner", "data"))
     if not context.cache.ready(done):
         card = measure(context, {"teacher": teacher, "student": student}, folders)
@@ -93,11 +101,14 @@ def measure(context: Context, trained: dict[str, Path], folders: dict[tuple[str,
     entries = []
     for (name, kind, engine, precision), time in zip(PLAN, times, strict=True):
         model = models[kind]
-        f1 = {"natural": None} | {p: f1_interval(*_scored(s, predictions[name][p], only)) for p, (s, only) in parts.items()}
+        f1 = {"natural": None} | {
+            p: f1_interval(*_scored(s, predictions[name][p], only), seed=context.seed) for p, (s, only) in parts.items()
+        }
         difference = None
         if name != PLAN[0][0]:
             gold = [s.tags for s in corpus.test]
-            value, low, high = f1_difference(gold, predictions[name]["test"], predictions[PLAN[0][0]]["test"])
+            pair = predictions[name]["test"], predictions[PLAN[0][0]]["test"]
+            value, low, high = f1_difference(gold, *pair, seed=context.seed)
             difference = {"against": PLAN[0][0], "value": value, "low": low, "high": high}
         entry = contender(
             name, kind, engine, precision, f1=f1, bytes=folder_bytes(folders[kind, engine, precision], without=("history.json",)),
@@ -123,6 +134,8 @@ def timed_rows(sentences: Sequence[Sentence], tokenizer, limit: int, seed: int) 
     """Piece ids of :data:`TIMED` sentences drawn by seed; a long sentence counts by each of its windows."""
     chosen = sorted(random.Random(seed).sample(range(len(sentences)), min(TIMED, len(sentences))))
     rows = [list(w.ids) for w in make_windows([sentences[i].words for i in chosen], tokenizer, limit)]
+    if not rows:
+        raise CourseError("The test sentences hold no word the tokenizer knows a piece for: there is nothing to time.")
     while len(rows) < max(BATCH_SIZES):  # a very small test set is timed several times over
         rows = rows + rows
     return rows

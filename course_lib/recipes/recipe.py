@@ -1,8 +1,10 @@
 """A compression recipe: an ordered list of steps as a TOML file, checked before anything runs."""
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
+from math import inf
 from pathlib import Path
+from typing import get_origin
 
 from course_lib.errors import CourseError
 
@@ -16,6 +18,7 @@ class Training:
     epochs: int = 4
     batch_size: int = 32
     learning_rate: float = 5e-4
+    freeze_embeddings: bool = False
     patience: int | None = None
 
 
@@ -37,13 +40,18 @@ class RemoveFfnNeurons:
 
 @dataclass(frozen=True)
 class Distil:
-    """Train on soft labels of the teacher plus hard labels: ``(1 − hard_weight)·KD + hard_weight·CE``."""
+    """Train on soft labels and last hidden states of the teacher plus hard labels:
+
+    ``(1 − hard_weight)·KD + hard_weight·CE + hidden_weight·hidden``.
+    """
 
     epochs: int = 4
     batch_size: int = 32
     learning_rate: float = 5e-4
     temperature: float = 2.0
     hard_weight: float = 0.2
+    hidden_weight: float = 0.0
+    freeze_embeddings: bool = False
     patience: int | None = None
 
 
@@ -53,6 +61,25 @@ class Quantize:
 
     per_channel: bool = True
     reduce_range: bool = False
+
+
+ALLOWED = {  # beyond its type, what a field must be
+    "epochs": (lambda v: v >= 1, "at least 1"),
+    "batch_size": (lambda v: v >= 1, "at least 1"),
+    "learning_rate": (lambda v: 0 < v < 1, "a number between 0 and 1, such as 5e-4"),
+    "patience": (lambda v: v >= 1, "at least 1 epoch"),
+    "temperature": (lambda v: 0 < v < inf, "a number above 0"),
+    "hidden_weight": (lambda v: 0 <= v < inf, "a weight of at least 0"),
+    "hard_weight": (lambda v: 0 <= v <= 1, "a fraction between 0 and 1"),
+    "sentences": (lambda v: v >= 1, "at least 1"),
+    "score": (lambda v: v in ("taylor", "weight"), "'taylor' or 'weight'"),
+    "RemoveFfnNeurons.keep": (lambda v: v >= 1, "at least 1 neuron"),
+    "DropLayers.keep": (lambda v: _ascending(v), "at least one layer number, from 0, in ascending order"),
+}
+
+
+def _ascending(keep: list) -> bool:
+    return bool(keep) and all(type(i) is int and i >= 0 for i in keep) and keep == sorted(set(keep))
 
 
 STEPS = {"drop_layers": DropLayers, "remove_ffn_neurons": RemoveFfnNeurons, "distil": Distil, "quantize": Quantize}
@@ -76,46 +103,79 @@ def load_recipe(where: str) -> Recipe:
     """Read a recipe: a preset's name (``quick``) or a TOML file.
 
     Raises:
-        CourseError: not found, not TOML, an unknown step or field, a value of the wrong type.
+        CourseError: not found, not TOML, an unknown or missing step or field, a value of the wrong type or range.
     """
     path = Path(where) if where.endswith(".toml") else FOLDER / f"{where}.toml"
     if not path.is_file():
         presets = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
         raise CourseError(f"--recipe {where}: not found. Expected a preset ({presets}) or a .toml file.")
-    text = path.read_text("utf-8")
     try:
+        text = path.read_text("utf-8")
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # not UTF-8, or not TOML
         raise CourseError(f"{path}: not TOML: {error}.") from error
     unknown = set(data) - {"name", "teacher", "step"}
     if unknown:
         raise CourseError(f"{path}: unknown entries {sorted(unknown)}; expected name, [teacher] and [[step]].")
-    steps = tuple(_step(path, i, dict(row)) for i, row in enumerate(data.get("step", []), start=1))
+    name, teacher, rows = data.get("name", path.stem), data.get("teacher", {}), data.get("step", [])
+    rows = rows if isinstance(rows, list) else [rows]
+    for entry, value, kind in (("name", name, str), ("[teacher]", teacher, dict), *(("[[step]]", row, dict) for row in rows)):
+        if not isinstance(value, kind):
+            raise CourseError(f"{path}: {entry} = {value!r}; expected {'a text' if kind is str else 'a table'}.")
+    steps = tuple(_step(path, i, dict(row)) for i, row in enumerate(rows, start=1))
     order = [list(STEPS.values()).index(type(s)) for s in steps]
     if order != sorted(order) or any(sum(isinstance(s, kind) for s in steps) != 1 for kind in (Distil, Quantize)):
         raise CourseError(f"{path}: expected the steps in the order {list(STEPS)}, with one distil and one quantize.")
-    return Recipe(data.get("name", path.stem), _build(path, "[teacher]", Training, data.get("teacher", {})), steps, text)
+    return Recipe(name, _build(path, "[teacher]", Training, teacher), steps, text)
+
+
+def check_fit(recipe: Recipe, layers: int, neurons: int) -> None:
+    """Find out before anything runs that a recipe was written for another encoder.
+
+    Args:
+        recipe: the recipe.
+        layers, neurons: of the encoder, feed-forward neurons per layer.
+    Raises:
+        CourseError: it keeps layers or neurons that the encoder does not have.
+    """
+    for step in recipe.steps:
+        if isinstance(step, DropLayers):
+            if step.keep[-1] >= layers:
+                raise CourseError(
+                    f"recipe {recipe.name!r}: drop_layers keeps {step.keep}, but there are only layers 0 to {layers - 1}. "
+                    "Give a recipe for this encoder: --recipe FILE.toml."
+                )
+            layers = len(step.keep)
+        elif isinstance(step, RemoveFfnNeurons):
+            if step.keep > neurons:
+                raise CourseError(
+                    f"recipe {recipe.name!r}: remove_ffn_neurons keeps {step.keep}, but a layer has only {neurons} neurons. "
+                    "Give a recipe for this encoder: --recipe FILE.toml."
+                )
+            neurons = step.keep
 
 
 def _step(path: Path, number: int, row: dict) -> object:
     kind = row.pop("do", None)
-    if kind not in STEPS:
+    if not isinstance(kind, str) or kind not in STEPS:
         raise CourseError(f"{path}, step {number}: do = {kind!r}; expected one of {list(STEPS)}.")
     return _build(path, f"step {number} ({kind})", STEPS[kind], row)
 
 
 def _build(path: Path, where: str, kind: type, row: dict) -> object:
-    known = {f.name: f.type for f in fields(kind)}
+    known = {f.name: f for f in fields(kind)}
     for name, value in row.items():
         if name not in known:
             raise CourseError(f"{path}, {where}: unknown field {name!r}; expected {sorted(known)}.")
-        allowed = known[name] if isinstance(known[name], type) else getattr(known[name], "__origin__", int)
-        number = allowed is float and isinstance(value, int) and not isinstance(value, bool)
-        if not number and (not isinstance(value, allowed) or (isinstance(value, bool) and allowed is not bool)):
-            raise CourseError(f"{path}, {where}: {name} = {value!r}; expected {known[name]}.")
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0:
-            raise CourseError(f"{path}, {where}: {name} = {value!r}; expected a number of at least 0.")
-    try:
-        return kind(**row)
-    except TypeError as error:
-        raise CourseError(f"{path}, {where}: {error}.") from error
+        declared = known[name].type
+        types = int | float if declared is float else list if get_origin(declared) is list else declared
+        if not isinstance(value, types) or (isinstance(value, bool) and declared is not bool):
+            form = declared.__name__ if isinstance(declared, type) else str(declared)
+            raise CourseError(f"{path}, {where}: {name} = {value!r}; expected {form}.")
+        holds, expected = ALLOWED.get(f"{kind.__name__}.{name}") or ALLOWED.get(name) or (lambda v: True, "")
+        if not holds(value):
+            raise CourseError(f"{path}, {where}: {name} = {value!r}; expected {expected}.")
+    missing = [name for name, f in known.items() if f.default is MISSING and name not in row]
+    if missing:
+        raise CourseError(f"{path}, {where}: {missing[0]} is missing; expected {sorted(known)}.")
+    return kind(**row)

@@ -5,17 +5,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from course_lib.artifacts import Cache, code_digest, file_sha256, new_folder, write_json, write_text
+from course_lib.artifacts import Cache, code_digest, file_sha256, new_folder, read_json, write_json, write_text
 from course_lib.console import bar, say
-from course_lib.data.align import IGNORED, Window, batches, collate, make_windows, pad, pad_id, window_labels
+from course_lib.data.align import IGNORED, Window, collate, make_windows, pad, pad_id, window_labels
 from course_lib.data.corpus import Corpus
+from course_lib.deploy import engines
 from course_lib.deploy.engines import TorchEngine
 from course_lib.deploy.export import export_onnx, quantize_onnx
-from course_lib.distillation.losses import token_kd_loss
+from course_lib.distillation.objective import LastHidden, distil_objective, teacher_targets
 from course_lib.machine import fast_bf16
 from course_lib.models.zoo import (
     CONFIG,
@@ -32,7 +32,7 @@ from course_lib.ner.predict import predict_tags
 from course_lib.ner.train import Objective, Settings, hard_labels, train
 from course_lib.pruning.scores import ffn_taylor_scores, weight_unit_scores
 from course_lib.pruning.structure import best_units, drop_layers, encoder_layers, remove_ffn_neurons
-from course_lib.recipes.recipe import Distil, DropLayers, Quantize, Recipe, RemoveFfnNeurons, Training
+from course_lib.recipes.recipe import Distil, DropLayers, Quantize, Recipe, RemoveFfnNeurons, Training, check_fit
 
 
 @dataclass
@@ -124,9 +124,14 @@ def _fit(
 
 
 def max_pieces(model) -> int:
-    """Positions of the encoder, special tokens included."""
-    positions = model.config.max_position_embeddings
-    return positions - 2 if model.config.model_type in {"roberta", "xlm-roberta", "camembert"} else positions
+    """Pieces the model can read at once, special tokens included."""
+    return engines.max_pieces(model.config.to_dict())
+
+
+def check_recipe(encoder: str, recipe: Recipe) -> None:
+    """Refuse a recipe that the encoder cannot follow, before anything is trained."""
+    config = read_json(find_encoder(encoder) / CONFIG)
+    check_fit(recipe, config.get("num_hidden_layers", 0), config.get("intermediate_size", 0))
 
 
 def make_teacher(context: Context, encoder: str, recipe: Recipe, pretrained: bool = True) -> Path:
@@ -163,34 +168,19 @@ def make_student(context: Context, teacher: Path, recipe: Recipe) -> Path:
         return target
     model, tokenizer = load_token_classifier(teacher), load_tokenizer(teacher)
     prepared = Prepared.of(context.corpus, tokenizer, model_tags(model), max_pieces(model))
-    soft = teacher_logits(model, prepared, context.bf16)
+    with bar("teacher labels", len(prepared.windows)) as advance:
+        targets = teacher_targets(model, prepared.windows, pad_id(tokenizer), context.bf16, advance)
     for step in recipe.steps:
         if isinstance(step, DropLayers):
             say(str(drop_layers(model, step.keep)))
         elif isinstance(step, RemoveFfnNeurons):
             say(str(remove_ffn_neurons(model, choose_neurons(model, step, prepared))))
 
-    def objective(logits: torch.Tensor, labels: torch.Tensor, indices: list[int]) -> torch.Tensor:
-        teacher_side = torch.zeros_like(logits, dtype=torch.float32)
-        for row, i in enumerate(indices):
-            teacher_side[row, : len(soft[i])] = torch.from_numpy(soft[i])
-        kd = token_kd_loss(logits, teacher_side, labels != IGNORED, distil.temperature)
-        return (1 - distil.hard_weight) * kd + distil.hard_weight * hard_labels(logits, labels, indices)
-
+    listener = LastHidden(model)
+    objective = distil_objective(listener, targets, distil.temperature, distil.hard_weight, distil.hidden_weight)
     _fit(context, "student", model, prepared, context.settings(distil), target, objective, recipe.text)
+    listener.remove()
     return target
-
-
-def teacher_logits(model, prepared: Prepared, bf16: bool) -> list[np.ndarray]:
-    """The teacher's logits for every training window, float32 (pieces, tags) each."""
-    engine, out = TorchEngine(model, bf16), [np.empty(0)] * len(prepared.windows)
-    with bar("teacher labels", len(prepared.windows)) as advance:
-        for indices in batches(prepared.windows, 32):
-            ids, mask = collate([prepared.windows[i] for i in indices], pad_id(prepared.tokenizer))
-            for row, i in zip(engine(ids, mask), indices, strict=True):
-                out[i] = row[: len(prepared.windows[i].ids)].copy()
-            advance(len(indices))
-    return out
 
 
 def choose_neurons(model, step: RemoveFfnNeurons, prepared: Prepared) -> list[torch.Tensor]:
@@ -209,7 +199,7 @@ def choose_neurons(model, step: RemoveFfnNeurons, prepared: Prepared) -> list[to
 
 def _losses(model, prepared: Prepared, count: int) -> Iterator[torch.Tensor]:
     for start in range(0, min(count, len(prepared.windows)), 16):
-        chunk = slice(start, start + 16)
+        chunk = slice(start, min(start + 16, count))
         ids, mask = collate(prepared.windows[chunk], pad_id(prepared.tokenizer))
         labels = torch.from_numpy(pad(prepared.labels[chunk], IGNORED))
         logits = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).logits
@@ -223,7 +213,8 @@ def make_onnx(context: Context, model: Path, recipe: Recipe, int8: bool) -> Path
 
     (quantize,) = recipe.of(Quantize)
     versions = [onnx.__version__, onnxruntime.__version__, str(torch.__version__), code_digest("deploy/export.py")]
-    target = context.cache.path("int8" if int8 else "onnx", model.name, asdict(quantize) if int8 else None, versions)
+    made_of = [model.name, asdict(quantize) if int8 else None, recipe.text, versions]
+    target = context.cache.path("int8" if int8 else "onnx", *made_of)
     if context.cache.ready(target):
         return target
     source = None if not int8 else make_onnx(context, model, recipe, int8=False)
@@ -234,6 +225,7 @@ def make_onnx(context: Context, model: Path, recipe: Recipe, int8: bool) -> Path
         else:
             fused = quantize_onnx(source / "model.onnx", folder / "model.onnx", **asdict(quantize))
         say("  " + ", ".join(f"{count} {name}" for name, count in sorted(fused.items())))
-        for name in (CONFIG, TOKENIZER, "recipe.toml"):
+        for name in (CONFIG, TOKENIZER):
             shutil.copyfile(model / name, folder / name)
+        write_text(folder / "recipe.toml", recipe.text)
     return target

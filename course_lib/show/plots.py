@@ -31,14 +31,7 @@ def scatter(card: dict, value: Callable[[dict], float | None], label: str, title
             value(c), f1, [[f1 - low], [high - f1]], fmt=MARKERS[c["model"]], color=COLOURS[c["model"]], markerfacecolor=filled,
             markersize=9, capsize=3, elinewidth=1,
         )  # fmt: skip
-    for c, (x, y) in zip(shown, _label_places([(value(c), c["f1"]["test"][0]) for c in shown]), strict=True):
-        axes.annotate(
-            c["name"] + (" ★" if c["final"] else ""),
-            (value(c), c["f1"]["test"][0]),
-            (x, y),
-            textcoords="offset points",
-            fontsize=9,
-        )
+    _label(axes, [(value(c), c["f1"]["test"][0], c["name"] + (" ★" if c["final"] else "")) for c in shown])
     axes.set_xscale("log")
     axes.margins(x=0.22, y=0.12)
     axes.xaxis.set_major_formatter(ScalarFormatter())
@@ -55,13 +48,13 @@ def _decades(shown: list[dict], value: Callable) -> float:
     return math.log10(max(values) / min(values)) if values else 0.0
 
 
-def _label_places(points: list[tuple[float, float]]) -> list[tuple[int, int]]:
-    """Offsets in points, so that labels of neighbours take turns above and below."""
-    order = sorted(range(len(points)), key=lambda i: points[i])
-    places = [(8, 8)] * len(points)
-    for rank, i in enumerate(order):
-        places[i] = (8, 8) if rank % 2 == 0 else (8, -16)
-    return places
+def _label(axes, points: list[tuple[float, float, str]]) -> None:
+    """Name the points: neighbours take turns above and below, those in the right half are named to their left."""
+    middle = (min(x for x, _, _ in points) * max(x for x, _, _ in points)) ** 0.5 if points else 0
+    for rank, (x, y, name) in enumerate(sorted(points)):
+        right = x > middle
+        offset = (-9 if right else 9, 7 if rank % 2 == 0 else -14)
+        axes.annotate(name, (x, y), offset, textcoords="offset points", fontsize=9, ha="right" if right else "left")
 
 
 def f1_against_bytes(card: dict):

@@ -1,0 +1,311 @@
+"""The stages of a compression run: what each makes, what it depends on, and that it is made once."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from course_lib.artifacts import Cache
+from course_lib.data.align import make_windows
+from course_lib.data.conll import Sentence
+from course_lib.data.corpus import Corpus
+from course_lib.errors import CourseError
+from course_lib.machine import fast_bf16
+from course_lib.models.zoo import find_encoder, load_token_classifier, load_tokenizer, model_tags
+from course_lib.ner.evaluate import entity_f1
+from course_lib.ner.predict import predict_tags
+from course_lib.pruning.structure import encoder_layers
+from course_lib.recipes import stages
+from course_lib.recipes.recipe import Distil, DropLayers, Quantize, Recipe, RemoveFfnNeurons, Training
+from course_lib.recipes.stages import Context, Prepared, make_onnx, make_student, make_teacher
+
+MODEL = {"config.json", "model.safetensors", "tokenizer.json", "recipe.toml", "history.json"}
+RECIPE = Recipe(
+    "mine",
+    Training(epochs=2, batch_size=8, learning_rate=5e-3),
+    (DropLayers([1]), RemoveFfnNeurons(8, "weight"), Distil(epochs=1, batch_size=8, learning_rate=1e-9), Quantize()),
+    "# the text of the recipe\n",
+)
+
+
+def sentences(count, seed):
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        name, place = rng.choice("Ana Bob Cid Dee Eve".split()), rng.choice("Rome Oslo Lima Bern".split())
+        words, tags = ("Mr", name, "was", "in", place), ("O", "B-PER", "O", "O", "B-LOC")
+        cut = rng.choice((2, 3, 5))
+        rows.append(Sentence(words[:cut], tags[:cut]))
+    return [Sentence(("Mr", "Ana", "in", "Oslo"), ("O", "B-PER", "O", "B-LOC")), *rows[1:]]
+
+
+def corpus(seed=0):
+    return Corpus("small", sentences(40, seed), sentences(12, 100), sentences(12, 200), "given")
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """The number of threads a context sets does not outlive the test."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def context(root, data=None, seed=0, force=False, bf16=False):
+    return Context.create(data or corpus(), Cache(root, force), seed, threads=1, bf16=bf16)
+
+
+@pytest.fixture(scope="module")
+def teacher(root):
+    return make_teacher(context(root), "tiny", RECIPE)
+
+
+@pytest.fixture(scope="module")
+def student(root, teacher):
+    return make_student(context(root), teacher, RECIPE)
+
+
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+def files(folder):
+    return {f.name for f in folder.iterdir()}
+
+
+# --- context
+
+
+def test_a_context_asks_the_processor_about_bf16_and_sets_the_threads(tmp_path):
+    for threads in (2, 1):
+        made = Context.create(corpus(), Cache(tmp_path), 5, threads)
+        assert torch.get_num_threads() == made.threads == threads
+        assert made.bf16 is fast_bf16()
+    row = Distil(epochs=7, batch_size=3, learning_rate=1e-4, temperature=9.0, patience=2)
+    settings = Context.create(corpus(), Cache(tmp_path), 5, 1, bf16=True).settings(row)
+    assert (settings.epochs, settings.batch_size, settings.learning_rate, settings.patience) == (7, 3, 1e-4, 2)
+    assert settings.bf16 and settings.seed == 5
+
+
+# --- the teacher
+
+
+def test_a_teacher_folder_is_complete_and_says_how_it_was_made(teacher):
+    assert files(teacher) == MODEL
+    assert (teacher / "recipe.toml").read_text() == RECIPE.text
+    history = json.loads((teacher / "history.json").read_text())
+    assert [e["epoch"] for e in history["epochs"]] == [1, 2] and history["threads"] == 1
+    assert history["settings"]["learning_rate"] == 5e-3 and history["settings"]["bf16"] is False
+    assert model_tags(load_token_classifier(teacher)) == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"] == corpus().tags
+
+
+def test_the_best_epochs_weights_are_kept(teacher):
+    """The saved folder scores on validation exactly what its best epoch scored (fp32, one thread: to the bit)."""
+    model, part = load_token_classifier(teacher), corpus().validation
+    torch.set_num_threads(1)
+    predicted = predict_tags([s.words for s in part], stages.TorchEngine(model), load_tokenizer(teacher), model_tags(model))
+    history = json.loads((teacher / "history.json").read_text())["epochs"]
+    assert entity_f1([s.tags for s in part], predicted) == max(e["validation_f1"] for e in history)
+
+
+def test_training_is_announced_once_and_then_taken_from_the_cache(teacher, root, capsys, tmp_path):
+    assert make_teacher(context(root), "tiny", RECIPE) == teacher
+    assert capsys.readouterr().err == ""
+    other = make_teacher(context(tmp_path), "tiny", RECIPE)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "teacher: 40 sentences, 2 epochs in fp32, 1 threads"
+    assert [line.split(":")[0] for line in lines[1:]] == ["  epoch 1", "  epoch 2"]
+    assert other.name == teacher.name and weights(other) == weights(teacher), "same key, same weights"
+    assert files(tmp_path) == {teacher.name}, "no checkpoints are left"
+
+
+def test_the_key_follows_everything_the_weights_depend_on(teacher, root, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "_fit", lambda *a: (tmp_path / a[5].name).mkdir())  # names, not models
+    faster = Recipe("mine", Training(epochs=2, batch_size=8, learning_rate=6e-3), RECIPE.steps, RECIPE.text)
+    renamed = Recipe("other", RECIPE.teacher, (), "# another text")
+    assert make_teacher(context(root), "tiny", renamed).name == teacher.name, "steps and text do not make the teacher"
+    variants = [
+        make_teacher(context(root, seed=1), "tiny", RECIPE),
+        make_teacher(context(root, corpus(1)), "tiny", RECIPE),
+        make_teacher(context(root, bf16=True), "tiny", RECIPE),
+        make_teacher(Context.create(corpus(), Cache(root), 0, 2, False), "tiny", RECIPE),
+        make_teacher(context(root), "tiny", faster),
+        make_teacher(context(root), str(teacher), RECIPE),
+        make_teacher(context(root), "tiny", RECIPE, pretrained=False),
+    ]
+    monkeypatch.setattr(stages, "code_digest", lambda *where: "other code")
+    variants.append(make_teacher(context(root), "tiny", RECIPE))
+    assert len({teacher.name, *(v.name for v in variants)}) == len(variants) + 1
+
+
+def test_without_pretraining_only_the_architecture_is_kept(root, teacher, capsys):
+    short = Recipe("mine", Training(epochs=1, batch_size=40, learning_rate=1e-9), (), "")
+    scratch = make_teacher(context(root), "tiny", short, pretrained=False)
+    warm = make_teacher(context(root), "tiny", short)
+    assert scratch.name.startswith("scratch-") and "random weights" in capsys.readouterr().err
+    name, source = "embeddings.word_embeddings.weight", load_file(find_encoder("tiny") / "model.safetensors")
+    tensors = load_file(scratch / "model.safetensors")[f"bert.{name}"], load_file(warm / "model.safetensors")[f"bert.{name}"]
+    # One step at this rate moves a weight by about 1e-9.
+    assert torch.allclose(tensors[1], source[name], atol=1e-7)
+    assert tensors[0].shape == source[name].shape and (tensors[0] - source[name]).abs().mean() > 1e-3
+
+
+def test_force_trains_again_from_the_start_to_the_same_weights(teacher, root, capsys):
+    before, work = weights(teacher), teacher.with_name(teacher.name + ".training")
+    (work / "step-9999999-0009").mkdir(parents=True)  # of an earlier run: must not be resumed
+    forced = context(root, force=True)
+    assert make_teacher(forced, "tiny", RECIPE) == teacher
+    assert "epoch 1:" in capsys.readouterr().err
+    assert weights(teacher) == before and not work.exists()
+    make_teacher(forced, "tiny", RECIPE)
+    assert capsys.readouterr().err == "", "once per run"
+
+
+# --- the student
+
+
+def test_a_student_is_the_cut_teacher(teacher, student):
+    """Distilled at a rate of 1e-9 the student is its teacher, cut: the layer and the neurons the recipe keeps, chosen
+    here by hand (the norm of each neuron's row in times its column out). Five steps move a weight by at most 1e-8."""
+    assert files(student) == MODEL and (student / "recipe.toml").read_text() == RECIPE.text
+    big, small = load_file(teacher / "model.safetensors"), load_file(student / "model.safetensors")
+    layer = "bert.encoder.layer.{}.{}"
+    rows = big[layer.format(1, "intermediate.dense.weight")]
+    columns = big[layer.format(1, "output.dense.weight")]
+    score = [float(np.linalg.norm(rows[j])) * float(np.linalg.norm(columns[:, j])) for j in range(64)]
+    kept = sorted(sorted(range(64), key=lambda j: -score[j])[:8])
+    expected = {k: v for k, v in big.items() if ".layer." not in k}
+    for key in (k.removeprefix(layer.format(1, "")) for k in big if k.startswith(layer.format(1, ""))):
+        value = big[layer.format(1, key)]
+        if key.startswith("intermediate.dense"):
+            value = value[kept]
+        if key == "output.dense.weight":
+            value = value[:, kept]
+        expected[layer.format(0, key)] = value
+    assert small.keys() == expected.keys()
+    for key, value in expected.items():
+        assert small[key].shape == value.shape, key
+        assert torch.allclose(small[key], value, rtol=0, atol=1e-7), key
+
+
+def test_cuts_and_training_are_announced(root, teacher, student, capsys):
+    make_student(context(root, force=True), teacher, RECIPE)
+    err = capsys.readouterr().err
+    assert "encoder.layer.0: dropped" in err and "encoder.layer.0: 64 → 8 feed-forward neurons" in err
+    assert "student: 40 sentences, 1 epochs in fp32" in err
+    make_student(context(root), teacher, RECIPE)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_student_learns_from_its_teachers_logits(root, teacher):
+    """With soft labels alone a student that was not cut differs from its teacher by dropout only: it has next to nothing
+    to learn, and stays what it is. AdamW moves a weight by the learning rate per step at most: 5e-6 in five steps."""
+    soft = Distil(epochs=1, batch_size=8, learning_rate=1e-6, hard_weight=0.0)
+    same = make_student(context(root), teacher, Recipe("soft", RECIPE.teacher, (soft, Quantize()), ""))
+    loss = json.loads((same / "history.json").read_text())["epochs"][0]["loss"]
+    hard = Distil(epochs=1, batch_size=8, learning_rate=1e-6, hard_weight=1.0)
+    other = make_student(context(root), teacher, Recipe("hard", RECIPE.teacher, (hard, Quantize()), ""))
+    assert loss < 0.05, "dropout alone lets them differ"
+    assert json.loads((other / "history.json").read_text())["epochs"][0]["loss"] > 2 * loss
+    big, small = load_file(teacher / "model.safetensors"), load_file(same / "model.safetensors")
+    assert all(torch.allclose(small[k], big[k], rtol=0, atol=1e-5) for k in big)
+
+
+def test_teacher_logits_are_those_of_each_sentence_alone(teacher):
+    """Batched with padding or alone: equal but for the order of float32 sums (values of order 1, sums of < 100 terms)."""
+    model = load_token_classifier(teacher).eval()
+    data = corpus()
+    data.train += [Sentence(("Oslo",) * 700, ("B-LOC",) * 700)]  # longer than the model: several windows
+    prepared = Prepared.of(data, load_tokenizer(teacher), model_tags(model), 512)
+    logits = stages.teacher_logits(model, prepared, bf16=False)
+    assert len(logits) == len(prepared.windows) > len(data.train)
+    for window, found in zip(prepared.windows, logits, strict=True):
+        with torch.no_grad():
+            alone = model(input_ids=torch.tensor([window.ids])).logits[0].numpy()
+        assert found.shape == (len(window.ids), 5)
+        np.testing.assert_allclose(found, alone, atol=1e-5)
+
+
+def test_prepared_aligns_labels_with_windows():
+    tokenizer, data = load_tokenizer(find_encoder("tiny")), corpus()
+    prepared = Prepared.of(data, tokenizer, data.tags, 16)
+    assert prepared.windows == make_windows([s.words for s in data.train], tokenizer, 16)
+    for window, labels in zip(prepared.windows, prepared.labels, strict=True):
+        spoken = {position: data.tags[labels[position]] for position, _ in window.heads}
+        assert spoken == {p: data.train[window.sentence].tags[w] for p, w in window.heads}
+        assert sum(label == -100 for label in labels) == len(labels) - len(window.heads)
+
+
+@pytest.mark.parametrize("score", ["taylor", "weight"])
+def test_neurons_that_do_nothing_are_the_first_to_go(score, teacher):
+    """All columns out of the neurons are 0 but three: the others cannot change the output, so both scores are 0 there."""
+    model, useful = load_token_classifier(teacher), [3, 17, 40]
+    for layer in encoder_layers(model):
+        mask = torch.zeros(64)
+        mask[useful] = 1
+        layer.output.dense.weight.data *= mask
+    prepared = Prepared.of(corpus(), load_tokenizer(teacher), model_tags(model), 512)
+    kept = stages.choose_neurons(model, RemoveFfnNeurons(3, score, sentences=20), prepared)
+    assert [k.tolist() for k in kept] == [useful, useful]
+
+
+def test_an_unknown_score_is_refused(teacher):
+    model = load_token_classifier(teacher)
+    prepared = Prepared.of(corpus(), load_tokenizer(teacher), model_tags(model), 512)
+    with pytest.raises(ValueError, match="score = 'luck': expected 'taylor' or 'weight'"):
+        stages.choose_neurons(model, RemoveFfnNeurons(3, "luck"), prepared)
+
+
+@pytest.mark.parametrize("count, sizes", [(1, [1]), (16, [16]), (20, [16, 4]), (10_000, [16, 16, 8])])
+def test_scores_are_taken_on_as_many_sentences_as_the_recipe_says(count, sizes, teacher):
+    model, seen = load_token_classifier(teacher), []
+    model.register_forward_pre_hook(lambda m, a, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True)
+    prepared = Prepared.of(corpus(), load_tokenizer(teacher), model_tags(model), 512)
+    assert all(loss.isfinite() for loss in stages._losses(model, prepared, count))
+    assert seen == sizes
+
+
+def test_a_recipe_for_a_bigger_encoder_is_refused_before_anything_is_trained(tmp_path):
+    for step, message in (
+        (DropLayers([0, 2]), "layers 0 to 1"),
+        (RemoveFfnNeurons(65), "only 64 neurons"),
+    ):
+        with pytest.raises(CourseError, match=message):
+            stages.check_recipe("tiny", Recipe("big", Training(), (step, Distil(), Quantize()), ""))
+    stages.check_recipe("tiny", RECIPE)
+
+
+# --- to ship
+
+
+def test_a_folder_to_ship_holds_model_config_tokenizer_and_this_recipe(root, student, capsys):
+    later = Recipe("mine", RECIPE.teacher, RECIPE.steps, "# the same steps, another comment\n")
+    folders = [make_onnx(context(root), student, later, int8) for int8 in (False, True)]
+    err = capsys.readouterr().err
+    assert f"exporting {student.name}" in err and f"quantizing {student.name}" in err
+    for folder in folders:
+        assert files(folder) == {"model.onnx", "config.json", "tokenizer.json", "recipe.toml"}
+        assert (folder / "recipe.toml").read_text() == later.text
+        for name in ("config.json", "tokenizer.json"):
+            assert (folder / name).read_bytes() == (student / name).read_bytes()
+    assert [f.name.split("-")[0] for f in folders] == ["onnx", "int8"]
+    assert [make_onnx(context(root), student, later, int8) for int8 in (False, True)] == folders
+    assert capsys.readouterr().err == ""
+
+
+def test_int8_comes_from_the_fp32_file_and_follows_its_settings(root, student, capsys):
+    narrow = Recipe("mine", RECIPE.teacher, (*RECIPE.steps[:-1], Quantize(reduce_range=True)), RECIPE.text)
+    wide = make_onnx(context(root), student, RECIPE, True)
+    capsys.readouterr()
+    other = make_onnx(context(root), student, narrow, True)
+    assert other != wide
+    assert "exporting" not in capsys.readouterr().err, "the fp32 file was there already"
+    assert make_onnx(context(root), student, narrow, False) == make_onnx(context(root), student, RECIPE, False)
