@@ -29,7 +29,7 @@ from course_lib.recipes.recipe import Training, load_recipe
 from course_lib.recipes.stages import Context, make_teacher
 
 SMALL_CORPUS = Training(epochs=8, batch_size=16, learning_rate=3e-4)  # wikigold has a sixth of the sentences
-FROM_SCRATCH = Training(epochs=12, batch_size=32, learning_rate=5e-4)  # random weights need longer; best epoch counts
+FROM_SCRATCH = Training(epochs=6, batch_size=32, learning_rate=5e-4)  # random weights need longer; best epoch counts
 
 
 def prose_f1(model: Path, natural: list[NaturalSentence], threads: int) -> float:

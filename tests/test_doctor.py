@@ -77,7 +77,9 @@ def test_an_old_python_is_bad(monkeypatch, tmp_path):
 
 
 def test_a_missing_package_is_bad_and_says_how_to_install(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "versions", lambda: {"python": "3.11.7", "torch": "not installed", "course_lib": "not installed"})
+    monkeypatch.setattr(
+        doctor, "versions", lambda: {"python": "3.11.7", "torch": "not installed", "course_lib": "not installed"}
+    )
     state, found = examined(tmp_path)["packages"]
     assert state == "bad" and "torch not installed" in found and "pip install -e . -c constraints.txt" in found
     monkeypatch.setattr(doctor, "versions", lambda: {"python": "3.11.7", "course_lib": "not installed"})

@@ -67,6 +67,8 @@ def compress(context: Context, encoder: str, recipe: Recipe, out: Path) -> dict:
             write_json(folder / "scorecard.json", card)
     card = read_json(done / "scorecard.json")
     publish(card, folders[PLAN[-1][1:]], out)
+    if any(entry["error"] for entry in card["contenders"]):
+        shutil.rmtree(done)  # a crash is measured again next time
     return card
 
 

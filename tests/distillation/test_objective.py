@@ -40,7 +40,9 @@ def test_targets_are_the_teachers_outputs_without_padding(teacher, windows):
         # alone or in a padded batch: the same up to fp32 rounding of sums in another order
         torch.testing.assert_close(torch.from_numpy(targets.logits[i]), out.logits[0], atol=1e-5, rtol=1e-5)
         # float16 keeps 11 bits: relative error 2^-11
-        torch.testing.assert_close(torch.from_numpy(targets.hidden[i]).float(), out.hidden_states[-1][0], atol=1e-4, rtol=2**-10)
+        torch.testing.assert_close(
+            torch.from_numpy(targets.hidden[i]).float(), out.hidden_states[-1][0], atol=1e-4, rtol=2**-10
+        )
 
 
 def test_a_student_equal_to_its_teacher_has_no_soft_and_nearly_no_hidden_loss(teacher, windows):

@@ -340,6 +340,7 @@ def test_a_saved_model_gives_the_same_logits_to_the_bit(folder: Path, tmp_path: 
 
 def test_a_model_saved_in_bf16_is_loaded_in_fp32(folder: Path, tmp_path: Path):
     model = load_token_classifier(folder, TAGS).bfloat16()
+    model.config.dtype = torch.bfloat16
     save_model(model, load_tokenizer(folder), tmp_path)
     back = load_token_classifier(tmp_path)
     assert {p.dtype for p in back.parameters()} == {torch.float32}
@@ -357,8 +358,13 @@ def test_a_classifiers_folder_is_an_encoder_too(folder: Path):
 def test_loading_is_silent_and_leaves_the_verbosity_of_transformers_alone(folder: Path, capfd):
     from transformers.utils import logging
 
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    load_token_classifier(folder, TAGS)
-    message(load_token_classifier, folder)
-    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    logging.enable_progress_bar()
+    try:
+        load_token_classifier(folder, TAGS)
+        message(load_token_classifier, folder)
+        assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (logging.WARNING, True)
+    finally:
+        logging.set_verbosity(verbosity)
     assert capfd.readouterr() == ("", "")

@@ -26,7 +26,7 @@ from course_lib.ner.train import Settings
 TAGS = ["O", "B-PER", "I-PER"]
 SETTINGS = Settings(epochs=3, batch_size=4, learning_rate=3e-3, seed=1)
 STEPS, PER_EPOCH = 15, 5
-WAIT = 120  # seconds until a process that does not do what it must is given up
+WAIT = 250  # seconds until a process that does not do what it must is given up
 WRITES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree", "tempfile.mkdtemp"}
 
 

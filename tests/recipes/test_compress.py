@@ -14,6 +14,7 @@ from course_lib.data.conll import Sentence
 from course_lib.data.corpus import Corpus
 from course_lib.deploy.engines import OnnxEngine
 from course_lib.errors import CourseError
+from course_lib.measure.scorecard import contender, scorecard
 from course_lib.models.zoo import find_encoder, load_tokenizer
 from course_lib.recipes import compress as module
 from course_lib.recipes.compress import TIMED, compress, notes, timed_rows
@@ -135,3 +136,20 @@ def test_a_contender_that_crashes_when_timed_is_reported_and_the_rest_is_publish
     assert final["error"] is None and final["final"] and final["ms_per_sentence"]["1"]["median"] > 0
     assert "student, ORT fp32 failed: " in (tmp_path / "out" / "report.html").read_text("utf-8")
     assert {f.name for f in (tmp_path / "out" / "model").iterdir()} >= {"model.onnx", "recipe.toml"}
+    assert not list((tmp_path / "cache").glob("scorecard-*")), "the next run tries again"
+
+
+def test_the_same_sentences_under_another_name_get_a_scorecard_of_their_own(student_only, context, tmp_path, monkeypatch):
+    """Nothing is trained again; but a scorecard from the cache must not carry the other corpus's name."""
+    measured = []
+
+    def measure(context, trained, folders):
+        measured.append(context.corpus.name)
+        return scorecard(0, 1, context.corpus.figures(), [contender("x", "student", "onnxruntime", "int8")], [])
+
+    monkeypatch.setattr(module, "measure", measure)
+    for name in ("small", "other", "small"):
+        card = compress(context(["PER"], name), "tiny", RECIPE, tmp_path / "out")
+        assert card["data"]["name"] == name
+    assert measured == ["small", "other"]
+    assert len(list((tmp_path / "cache").glob("teacher-*"))) == 1

@@ -118,6 +118,8 @@ WRONG = [
     ("temperature = 3", "temperature = inf", ["step 3", "temperature = inf", "above 0"]),
     ("temperature = 3", "hard_weight = 1.5", ["step 3", "hard_weight = 1.5", "fraction"]),
     ("temperature = 3", "hard_weight = -0.1", ["step 3", "hard_weight = -0.1", "fraction"]),
+    ("temperature = 3", "hidden_weight = -1", ["step 3", "hidden_weight = -1", "at least 0"]),
+    ("temperature = 3", "freeze_embeddings = 1", ["step 3", "freeze_embeddings = 1", "bool"]),
     ("temperature = 3", "batch_size = 0", ["step 3", "batch_size = 0", "at least 1"]),
     ("temperature = 3", "learning_rate = 5", ["step 3", "learning_rate = 5", "between 0 and 1"]),
     ("temperature = 3", "learning_rate = true", ["step 3", "learning_rate = True", "float"]),
