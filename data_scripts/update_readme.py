@@ -46,7 +46,10 @@ def summary() -> str:
 
 def real() -> str:
     """A table of the real corpora."""
-    rows = ["| corpus | test F1 teacher → shipped | difference, points | MB | faster, batch 1 / 32 | splits |", "|---|---|---|---|---|---|"]
+    rows = [
+        "| corpus | test F1 teacher → shipped | difference, points | MB | faster, batch 1 / 32 | splits |",
+        "|---|---|---|---|---|---|",
+    ]
     for name in ("wikigold", "uner_ewt"):
         card = read_json(ARTIFACTS / name / "scorecard.json")
         teacher, final = shipped(card)
@@ -78,7 +81,11 @@ def prediction() -> str:
     """What ``course predict`` prints for the example."""
     command = [sys.executable, "-m", "course_lib.cli", "predict", "--model", str(ARTIFACTS / "course" / "model"), TEXT]
     line = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    return "```json\n" + json.dumps(line, ensure_ascii=False).replace('"entities"', '\n "entities"').replace("}, {", "},\n  {") + "\n```"
+    return (
+        "```json\n"
+        + json.dumps(line, ensure_ascii=False).replace('"entities"', '\n "entities"').replace("}, {", "},\n  {")
+        + "\n```"
+    )
 
 
 def machine() -> str:
