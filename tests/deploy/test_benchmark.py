@@ -6,6 +6,7 @@ import numpy as np
 import psutil
 import pytest
 
+from course_lib.deploy import benchmark
 from course_lib.deploy.benchmark import BATCH_SIZES, Contender, race
 from course_lib.deploy.export import export_onnx
 from course_lib.deploy.worker import load, padded, peak_mib
@@ -77,6 +78,21 @@ def test_a_contender_killed_in_the_middle_has_an_error_and_the_others_go_on(good
     assert calls == ["A", "B"] * 2 * len(BATCH_SIZES)
     assert_crashed(first, "exit status -9", "nothing on stderr")
     assert_measured(second)
+
+
+def test_the_warm_up_is_not_counted(good, monkeypatch):
+    """One pass in batches of 1 gives a time for each sentence, one in batches of 32 a time for each full batch."""
+    racers = []
+
+    class Kept(benchmark._Racer):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            racers.append(self)
+
+    monkeypatch.setattr(benchmark, "_Racer", Kept)
+    for rounds in (1, 3):
+        race([Contender("A", "onnxruntime", good)], ROWS, 1, rounds)
+        assert {size: len(times) for size, times in racers[-1].times.items()} == {1: 40 * rounds, 32: rounds}
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])

@@ -272,6 +272,8 @@ def test_a_recipe_for_a_bigger_encoder_is_refused_before_anything_is_trained(tmp
 
 
 def test_a_folder_to_ship_holds_model_config_tokenizer_and_this_recipe(root, student, capsys):
+    earlier = [make_onnx(context(root), student, RECIPE, int8) for int8 in (False, True)]
+    capsys.readouterr()
     later = Recipe("mine", RECIPE.teacher, RECIPE.steps, "# the same steps, another comment\n")
     folders = [make_onnx(context(root), student, later, int8) for int8 in (False, True)]
     err = capsys.readouterr().err
@@ -282,6 +284,7 @@ def test_a_folder_to_ship_holds_model_config_tokenizer_and_this_recipe(root, stu
         for name in ("config.json", "tokenizer.json"):
             assert (folder / name).read_bytes() == (student / name).read_bytes()
     assert [f.name.split("-")[0] for f in folders] == ["onnx", "int8"]
+    assert [(folder / "recipe.toml").read_text() for folder in earlier] == [RECIPE.text] * 2
     assert [make_onnx(context(root), student, later, int8) for int8 in (False, True)] == folders
     assert capsys.readouterr().err == ""
 
