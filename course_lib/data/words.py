@@ -27,6 +27,15 @@ _WORD = re.compile(
 _CLITIC = re.compile(r"(?i)(n['’]t|['’](?:s|re|ve|ll|d|m))$")
 _BEFORE_CLITIC = re.compile(r"(?i)\w+(?:[-‐‑]\w+)*(?:n['’]t|['’](?:s|re|ve|ll|d|m))\b")
 _AFTER_WORD = re.compile(r"(?i)['’](?:s|re|ve|ll|d|m)\b")
+# Words that begin sentences and hardly ever names: behind "U.S." or "p.m." one of these starts a new sentence.
+_STARTERS = frozenset(
+    "a after all also although an and another as at because before but by despite did do during each every few for from had he "
+    "her here his how however i if in instead is it its many meanwhile more most my no nobody not now on once one only our she "
+    "since so some still such that the their then there these they this those though to under until was we were what when where "
+    "which while who why with yet you your".split()
+)
+_SHORT = re.compile(r"(?:[A-Za-z]\.){2,}")
+_ITEM = re.compile(r"\d{1,3}|[a-zA-Z]")
 _CLOSERS = "\"'”’)]»"
 _ENDERS = {".", "!", "?", "…", "..."}
 
@@ -86,7 +95,8 @@ def split_sentences(text: str) -> list[list[Word]]:
 
     A sentence ends after ``.``, ``!``, ``?`` or ``…``, further such marks, and the closing quotes and brackets behind
     them, when the next word does not start with a lower-case letter; not after an abbreviation or an initial that
-    stands before a name.
+    stands before a name, and not after the number that opens a list item ("1. Open the lid."). Behind "U.S." and its
+    like, whose full stop may be both, it ends where the next word is one that begins sentences ("The", "She").
 
     >>> [[w.text for w in s] for s in split_sentences("Mr. Wu left. Did he? Yes.")]
     [['Mr.', 'Wu', 'left', '.'], ['Did', 'he', '?'], ['Yes', '.']]
@@ -101,7 +111,7 @@ def split_sentences(text: str) -> list[list[Word]]:
                 sentences.append(current)
                 current, ended = [], False
             current.append(word)
-            ended = word.text in _ENDERS or (ended and word.text in _CLOSERS)
+            ended = _may_end(word, current) or (ended and word.text in _CLOSERS)
         if current:
             sentences.append(current)
     return sentences
@@ -111,7 +121,17 @@ def _starts(word: Word, current: list[Word], text: str) -> bool:
     """Does ``word`` start a sentence, after a ``current`` one that may have ended?"""
     if word.text in _ENDERS or (word.text in _CLOSERS and _closes(word, current, text)):
         return False
+    if _SHORT.fullmatch(current[-1].text):
+        return word.text[0].isupper() and word.text.lower() in _STARTERS
     return not word.text[0].islower()
+
+
+def _may_end(word: Word, current: list[Word]) -> bool:
+    """Can the sentence end with ``word``, the last of ``current``?"""
+    if _SHORT.fullmatch(word.text):
+        return True
+    item = word.text == "." and len(current) == 2 and _ITEM.fullmatch(current[0].text) and word.start == current[0].end
+    return word.text in _ENDERS and not item
 
 
 def _closes(mark: Word, current: list[Word], text: str) -> bool:

@@ -1,5 +1,6 @@
 """Checkpoints of a training run: whole or absent, plain tensors and JSON, enough to go on to the bit."""
 
+import hashlib
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,6 +9,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from course_lib.artifacts import new_folder, read_json, write_json
+
+
+def weights_sha256(model: torch.nn.Module) -> str:
+    """sha256 over names, shapes and bytes of all weights and buffers, in order."""
+    sha = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        sha.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        sha.update(
+            tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            if tensor.dim()
+            else str(tensor.item()).encode()
+        )
+    return sha.hexdigest()
 
 
 @dataclass

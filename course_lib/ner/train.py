@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from course_lib.artifacts import digest
 from course_lib.data.align import IGNORED, Window, batches, collate, pad
 from course_lib.errors import expect
-from course_lib.ner.checkpoint import Checkpoints
+from course_lib.ner.checkpoint import Checkpoints, weights_sha256
 
 Objective = Callable[[torch.Tensor, torch.Tensor, list[int]], torch.Tensor]
 
@@ -104,7 +104,8 @@ def train(
         padding: id of the padding piece.
         validate: validation F1 of the model, called after each epoch.
         settings: see :class:`Settings`.
-        folder: where checkpoints live; delete it to start afresh.
+        folder: where checkpoints live, of one objective; delete it to start afresh. Checkpoints that other data,
+            settings or initial weights left there are not used.
         objective: ``(logits, labels, window indices) -> loss``.
         progress: called after each step with ``epoch, step, steps, loss`` (and ``f1`` after an epoch).
         checkpoint_every: seconds between checkpoints inside an epoch; each epoch ends with one.
@@ -118,7 +119,7 @@ def train(
     learnt = words.requires_grad  # a caller may have frozen them already
     words.requires_grad_(learnt and not settings.freeze_embeddings)
     optimizer = make_optimizer(model, settings)
-    made_of = digest(asdict(settings), [w.ids for w in windows], labels)
+    made_of = digest(asdict(settings), [w.ids for w in windows], labels, weights_sha256(model))
     checkpoints = Checkpoints(folder, made_of)
     if not checkpoints.resume(model, optimizer):
         torch.manual_seed(settings.seed)

@@ -456,3 +456,37 @@ def test_a_damaged_checkpoint_is_named_with_the_remedy(small, tmp_path):
     state.write_text('{"epoch": 1')
     with pytest.raises(CourseError, match=r"state\.json.*Delete it"):
         run(tmp_path, small)
+
+
+def test_checkpoints_of_other_initial_weights_are_not_used(small, tmp_path):
+    """The same data and settings, another start: it must train from its own start, not from the other's checkpoint."""
+
+    def other():
+        return load_token_classifier(find_encoder("tiny"), TAGS, seed=1)
+
+    run(tmp_path / "shared", small)
+    resumed, fresh = other(), other()
+    train(resumed, *small, 0, lambda model: 0.5, FAST, tmp_path / "shared")
+    train(fresh, *small, 0, lambda model: 0.5, FAST, tmp_path / "own")
+    assert equal(weights(resumed), weights(fresh))
+
+
+def test_weights_sha256_sees_names_shapes_and_values():
+    from course_lib.ner.checkpoint import weights_sha256
+
+    def module(**tensors):
+        holder = torch.nn.Module()
+        for name, tensor in tensors.items():
+            holder.register_buffer(name, tensor)
+        return holder
+
+    a = module(x=torch.arange(6.0), n=torch.tensor(3))
+    same = module(x=torch.arange(6.0), n=torch.tensor(3))
+    others = [
+        module(y=torch.arange(6.0), n=torch.tensor(3)),
+        module(x=torch.arange(6.0).view(2, 3), n=torch.tensor(3)),
+        module(x=torch.arange(6.0) + 1e-6, n=torch.tensor(3)),
+        module(x=torch.arange(6.0), n=torch.tensor(4)),
+    ]
+    digests = {weights_sha256(m) for m in (a, same, *others)}
+    assert len(digests) == 5 and weights_sha256(a) == weights_sha256(same)

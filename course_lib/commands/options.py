@@ -1,0 +1,82 @@
+"""Options that commands share, and what they do with them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from course_lib.errors import CourseError
+
+Data = Annotated[
+    str,
+    typer.Option(
+        help="`generated`, a folder with train.txt (dev.txt, test.txt) in CoNLL columns, or `hub:ID` where there is a network."
+    ),
+]
+Encoder = Annotated[
+    str, typer.Option(help="`minilm`, a folder in Hugging Face layout, a hub id, or `tiny` (random, for trying things).")
+]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**31 - 1, help="Seed of data, heads, batches and dropout: same seed, same result.")
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=256, help="Threads to compute with; default: all processors of this process.")
+]
+Artifacts = Annotated[Path, typer.Option(help="Folder for everything that is made.")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file as JSON.")]
+Force = Annotated[bool, typer.Option("--force", help="Make everything again, even what is cached.")]
+Repair = Annotated[bool, typer.Option("--repair", help="Mend illegal tag transitions in the data instead of stopping.")]
+RecipeName = Annotated[str, typer.Option("--recipe", "--preset", help="A preset (`quick`) or a recipe as a .toml file.")]
+Model = Annotated[Path, typer.Option(help="A model folder, such as artifacts/course/model.")]
+
+
+def open_corpus(data: str, seed: int, artifacts: Path, repair: bool = False):
+    """The corpus by name; the generated one is also written out, so that it can be looked at."""
+    from course_lib.console import say
+    from course_lib.data.corpus import load_corpus
+
+    if data != "generated":
+        corpus = load_corpus(data, seed, repair)
+    else:
+        from course_lib.data.conll import write_conll
+        from course_lib.data.generated import generate
+
+        corpus = generate(seed)
+        folder = artifacts / "corpus" / f"generated-{corpus.fingerprint()[:12]}"
+        for name, part in (("train", corpus.train), ("dev", corpus.validation), ("test", corpus.test)):
+            if not (folder / f"{name}.txt").exists():
+                write_conll(folder / f"{name}.txt", part)
+    say(f"corpus {corpus.name}: {len(corpus.train)} / {len(corpus.validation)} / {len(corpus.test)} sentences; {corpus.splits}")
+    for note in corpus.notes:
+        say(f"  {note}")
+    return corpus
+
+
+def open_context(data: str, seed: int, threads: int | None, artifacts: Path, force: bool, repair: bool):
+    from course_lib.artifacts import Cache
+    from course_lib.machine import processors
+
+    corpus = open_corpus(data, seed, artifacts, repair)
+    from course_lib.recipes.stages import Context
+
+    return Context.create(corpus, Cache(artifacts / "cache", force), seed, threads or processors())
+
+
+def try_outputs(model: Path | None, json_file: Path | None) -> None:
+    """Find out before the work, and not after it, that a result could not be written."""
+    from course_lib.artifacts import require_replaceable, require_writable
+
+    if model:
+        require_replaceable(model)
+        require_writable(model.parent)
+    if json_file:
+        require_writable(json_file.parent)
+        if json_file.is_dir():
+            raise CourseError(f"--json {json_file}: this is a folder; expected the name of a file.")
+
+
+def write_figures(path: Path | None, figures: dict) -> None:
+    from course_lib.artifacts import write_json
+
+    if path:
+        write_json(path, figures)
