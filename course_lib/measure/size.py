@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from course_lib.pruning.structure import parameter_count
+from course_lib.report import parameter_count
 
 
 def effective_parameters(model: nn.Module) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from course_lib.errors import CourseError, expect
-from course_lib.pruning.report import Report
+from course_lib.report import Report, Reporting
 
 
 def encoder_layers(model: nn.Module) -> nn.ModuleList:
@@ -23,11 +23,6 @@ def encoder_layers(model: nn.Module) -> nn.ModuleList:
     return layers
 
 
-def parameter_count(model: nn.Module) -> int:
-    """Parameters stored, tied ones once."""
-    return sum(p.numel() for p in model.parameters())
-
-
 def drop_layers(model: nn.Module, keep: Sequence[int]) -> Report:
     """Keep only the layers ``keep`` (indices in ascending order), in place.
 
@@ -40,11 +35,11 @@ def drop_layers(model: nn.Module, keep: Sequence[int]) -> Report:
     keep = list(keep)
     ascending = keep == sorted(set(keep)) and bool(keep) and keep[0] >= 0 and keep[-1] < len(layers)
     expect(ascending, "keep", keep, f"ascending layer numbers between 0 and {len(layers) - 1}, at least one")
-    before = parameter_count(model)
+    count = Reporting(model)
     model.base_model.encoder.layer = nn.ModuleList(layers[i] for i in keep)
     model.config.num_hidden_layers = len(keep)
     dropped = [f"encoder.layer.{i}: dropped" for i in range(len(layers)) if i not in keep]
-    return Report(before, parameter_count(model), dropped)
+    return count.report(dropped)
 
 
 def shrink_linear(linear: nn.Linear, rows: torch.Tensor | None = None, columns: torch.Tensor | None = None) -> nn.Linear:
@@ -83,13 +78,13 @@ def remove_ffn_neurons(model: nn.Module, keep: Sequence[torch.Tensor]) -> Report
     for number, (width, kept) in enumerate(zip(widths, keep, strict=True)):  # all of it, before anything is changed
         inside = len(set(kept.tolist())) == len(kept) and int(kept.min()) >= 0 and int(kept.max()) < width
         expect(inside, f"keep[{number}]", kept.tolist()[:8], f"different neurons between 0 and {width - 1}")
-    before, changed = parameter_count(model), []
+    count, changed = Reporting(model), []
     for number, (layer, width, kept) in enumerate(zip(layers, widths, keep, strict=True)):
         layer.intermediate.dense = shrink_linear(layer.intermediate.dense, rows=kept)
         layer.output.dense = shrink_linear(layer.output.dense, columns=kept)
         changed.append(f"encoder.layer.{number}: {width} → {len(kept)} feed-forward neurons")
     model.config.intermediate_size = sizes[0]
-    return Report(before, parameter_count(model), changed)
+    return count.report(changed)
 
 
 def best_units(scores: torch.Tensor, count: int) -> torch.Tensor:

@@ -14,10 +14,10 @@ from course_lib.pruning.structure import (
     best_units,
     drop_layers,
     encoder_layers,
-    parameter_count,
     remove_ffn_neurons,
     shrink_linear,
 )
+from course_lib.report import parameter_count
 
 TAGS = ["O", "B-X", "I-X"]
 
