@@ -15,6 +15,17 @@ def stored_parameters(model: nn.Module) -> int:
     return parameter_count(model)
 
 
+def megabytes(parameters: int, bits: float) -> float:
+    """Size of so many parameters of so many bits each, in MB (10⁶ bytes): ``parameters · bits / 8 / 10⁶``.
+
+    Scales, codebooks and whatever else a format needs come on top.
+
+    >>> megabytes(22_000_000, 32)
+    88.0
+    """
+    return parameters * bits / 8 / 1e6
+
+
 def macs_per_token(model: nn.Module, length: float) -> int:
     """Multiply-adds per piece of a sentence of ``length`` pieces.
 
