@@ -255,6 +255,14 @@ def test_from_converted_copies(train, run, script, tmp_path):
     assert contents(source).keys() == {train, "dev.txt", "all.txt"}
 
 
+def test_from_a_folder_of_folders_named_like_the_corpora(run, script, tmp_path):
+    good = CONVERTED["uner_ewt"]
+    local_files(tmp_path / "all" / "uner_ewt", {"train.txt": good["train"], "dev.txt": good["dev"]})
+    result = run("uner_ewt", "--from", tmp_path / "all", "--out", "x", "--base-url", "http://127.0.0.1:9")
+    assert result.exit_code == 0, result.output
+    assert set(contents(Path("x"))) == {"train.txt", "dev.txt", script.NOTE}
+
+
 @pytest.mark.parametrize("name", RAW)
 @pytest.mark.parametrize("as_clone", [True, False])
 def test_from_raw_copies(name, as_clone, run, script, tmp_path):

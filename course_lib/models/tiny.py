@@ -30,15 +30,17 @@ def make_tiny() -> Path:
     """Write the tiny encoder to a temporary folder of this process and return it (the weights are always the same)."""
     import torch
     from safetensors.torch import save_file
-    from transformers import BertConfig, BertModel
+
+    from course_lib.models.zoo import hugging_face
 
     tokenizer = tiny_tokenizer()
-    config = BertConfig(
+    library = hugging_face()
+    config = library.BertConfig(
         vocab_size=tokenizer.get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = BertModel(config)
+        model = library.BertModel(config)
     holder = tempfile.TemporaryDirectory(prefix="course-tiny-")
     _HOLDERS.append(holder)  # removed when the process ends
     folder = Path(holder.name)

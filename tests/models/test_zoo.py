@@ -368,3 +368,10 @@ def test_loading_is_silent_and_leaves_the_verbosity_of_transformers_alone(folder
     finally:
         logging.set_verbosity(verbosity)
     assert capfd.readouterr() == ("", "")
+
+
+def test_loading_a_model_says_nothing_on_standard_error():
+    """In a notebook that is graded, a word there costs the points; torchao, where installed, would say several."""
+    code = "from course_lib.models.zoo import find_encoder, load_token_classifier as load; load(find_encoder('tiny'), ['O'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
