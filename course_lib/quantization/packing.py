@@ -1,8 +1,8 @@
 """Packing: codes of 1 to 8 bits side by side in bytes: ``ceil(n·b/8)`` bytes for n codes.
 
-The codes are one stream of bits, lowest bit first: code i holds the bits from i·b on. A *word* is the fewest codes that fill
-whole bytes: 2 of 4 bits, 8 of 3 bits. Read as one little-endian integer with a byte for each code, a word is closed up by halves: first the
-gaps inside each pair of codes, then inside each pair of pairs, and so on. Every step is one pass over contiguous memory.
+A *word* is the fewest codes that fill whole bytes: 2 codes of 4 bits, 8 of 3 bits (in 3 bytes). Of n codes in m words, word i
+holds the codes i, m + i, 2m + i, …, and byte t of all words lies in one piece. So every step is one pass over contiguous
+memory, which strides of 2 or 8 would not be. The few codes left over make a last word of their own, cut to its used bytes.
 """
 
 import math
@@ -10,8 +10,6 @@ import math
 import torch
 
 from course_lib.errors import expect
-
-_WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # codes in a word → an integer with a byte for each
 
 
 def packed_bytes(count: int, bits: int) -> int:
@@ -22,7 +20,7 @@ def packed_bytes(count: int, bits: int) -> int:
     """
     expect(bits in range(1, 9) and not isinstance(bits, bool), "bits", bits, "a whole number from 1 to 8")
     expect(count >= 0, "count", count, "a number of codes")
-    return math.ceil(count * bits / 8)
+    return -(-count * int(bits) // 8)
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
@@ -43,17 +41,17 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
     size = packed_bytes(codes.numel(), bits)
     expect(codes.dtype in (torch.int8, torch.uint8), "codes", codes.dtype, "int8 or uint8")
     _expect_range(codes, bits)
-    flat = codes.reshape(-1).contiguous().view(torch.uint8)
-    if bits == 8:
-        return flat.clone()
-    per_word = _codes_per_word(bits)
-    words = _padded(flat, per_word).view(_WORDS[per_word])
-    for field, lane in _halves(bits):  # `field` bits used out of `lane`, in every lane
-        upper = (words >> (lane - field)).bitwise_and_(_mask(words, field, lane, start=field))
-        words = upper.bitwise_or_(words & _mask(words, field, lane))
-    used = words.element_size() * bits // 8
-    packed = words.to(torch.uint8) if used == 1 else words.view(torch.uint8).view(-1, words.element_size())[:, :used]
-    return packed.reshape(-1)[:size]
+    flat, whole = codes.reshape(-1).view(torch.uint8), codes.numel() - codes.numel() % _per_word(bits)
+    if codes.dtype == torch.int8:
+        flat = flat & ((1 << bits) - 1)  # the sign bits above the code would run into its neighbour
+    packed = torch.empty(size, dtype=torch.uint8, device=codes.device)
+    body = packed[: whole * bits // 8]
+    _pack_words(flat[:whole], bits, body)
+    if whole < flat.numel():
+        last = torch.zeros(_per_word(bits), dtype=torch.uint8, device=codes.device)
+        last[: flat.numel() - whole] = flat[whole:]
+        packed[body.numel() :] = _pack_words(last, bits, torch.empty_like(last[:bits]))[: size - body.numel()]
+    return packed
 
 
 def unpack(packed: torch.Tensor, bits: int, count: int, signed: bool = False) -> torch.Tensor:
@@ -75,52 +73,50 @@ def unpack(packed: torch.Tensor, bits: int, count: int, signed: bool = False) ->
     size = packed_bytes(count, bits)
     expect(packed.dtype == torch.uint8, "packed", packed.dtype, "torch.uint8")
     expect(packed.numel() == size, "packed", packed.numel(), f"{size} bytes for {count} codes of {bits} bits")
-    flat = packed.reshape(-1).contiguous()
-    if bits == 8:
-        return flat.clone().view(torch.int8 if signed else torch.uint8)
-    per_word = _codes_per_word(bits)
-    used = per_word * bits // 8
-    padded = _padded(flat, used).view(-1, used)
-    if used == 1:
-        words = padded.to(_WORDS[per_word])
-    else:
-        words = torch.nn.functional.pad(padded, (0, per_word - used)).view(_WORDS[per_word])
-    for field, lane in reversed(_halves(bits)):
-        upper = (words << (lane - field)).bitwise_and_(_mask(words, field, lane, start=lane))
-        words = upper.bitwise_or_(words & _mask(words, field, lane))
-    codes = words.reshape(-1).view(torch.uint8)[:count]
-    if not signed:
-        return codes
-    top = 1 << (bits - 1)  # two's complement: the top bit counts −2^(b−1)
-    return (codes ^ top).view(torch.int8).sub_(top)
+    flat, whole = packed.reshape(-1), count - count % _per_word(bits)
+    codes = torch.empty(count, dtype=torch.int8 if signed else torch.uint8, device=packed.device)
+    _unpack_words(flat[: whole * bits // 8], bits, codes[:whole])
+    if whole < count:
+        last = torch.nn.functional.pad(flat[whole * bits // 8 :], (0, bits))[: _per_word(bits) * bits // 8]
+        codes[whole:] = _unpack_words(last, bits, codes.new_empty(_per_word(bits)))[: count - whole]
+    return codes
 
 
-def _codes_per_word(bits: int) -> int:
+def _per_word(bits: int) -> int:
     """The fewest codes that fill whole bytes."""
     return 8 // math.gcd(bits, 8)
 
 
-def _halves(bits: int) -> list[tuple[int, int]]:
-    """The steps that close a word up: each joins neighbouring lanes of ``lane`` bits, of which ``field`` are in use."""
-    return [(bits << step, 8 << step) for step in range(_codes_per_word(bits).bit_length() - 1)]
+def _pack_words(codes: torch.Tensor, bits: int, out: torch.Tensor) -> torch.Tensor:
+    """Whole words: code j of a word goes to the bits from j·b on of its bytes."""
+    per_word = _per_word(bits)
+    planes = out[: codes.numel() * bits // 8].view(per_word * bits // 8, -1)  # (bytes of a word, words)
+    for j, plane in enumerate(codes.view(per_word, -1)):
+        byte, shift = divmod(j * bits, 8)
+        if shift == 0:
+            planes[byte] = plane  # the first code of this byte
+        else:
+            planes[byte] |= plane << shift
+        if shift + bits > 8:
+            planes[byte + 1] = plane >> (8 - shift)  # what did not fit is the first of the next byte
+    return out
 
 
-def _mask(words: torch.Tensor, field: int, lane: int, start: int = 0) -> int:
-    """``field`` ones from bit ``start`` on, in every pair of lanes."""
-    ones = ((1 << field) - 1) << start
-    return sum(ones << offset for offset in range(0, 8 * words.element_size(), 2 * lane))
-
-
-def _padded(flat: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Bytes whose number is a multiple and that start at a multiple, as a view as wider integers needs."""
-    missing = -flat.numel() % multiple
-    if missing:
-        return torch.nn.functional.pad(flat, (0, missing))
-    return flat.clone() if flat.storage_offset() % multiple else flat
+def _unpack_words(packed: torch.Tensor, bits: int, out: torch.Tensor) -> torch.Tensor:
+    per_word = _per_word(bits)
+    planes = packed.view(per_word * bits // 8, -1)
+    for j, code in enumerate(out.view(per_word, -1)):
+        byte, shift = divmod(j * bits, 8)
+        field = planes[byte] >> shift
+        if shift + bits > 8:
+            field |= planes[byte + 1] << (8 - shift)
+        # Up to the top of the byte and down again: drops the neighbours' bits and, for int8, repeats the sign bit.
+        torch.bitwise_left_shift(field.view(out.dtype), 8 - bits, out=code).bitwise_right_shift_(8 - bits)
+    return out
 
 
 def _expect_range(codes: torch.Tensor, bits: int) -> None:
-    if codes.numel() == 0:
+    if codes.numel() == 0 or bits == 8:
         return
     lowest, highest = (int(end) for end in codes.aminmax())
     low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if codes.dtype == torch.int8 else (0, (1 << bits) - 1)

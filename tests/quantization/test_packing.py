@@ -1,4 +1,6 @@
-"""Packing against arithmetic on one big whole number: the codes are its digits in base 2^b."""
+"""Packing against arithmetic on whole numbers: the codes of a word are its digits in base 2^b."""
+
+import math
 
 import pytest
 import torch
@@ -17,14 +19,22 @@ def coded(draw):
     return torch.tensor(values, dtype=torch.int8 if signed else torch.uint8), bits, signed
 
 
+def number_of(codes: list[int], bits: int) -> int:
+    return sum((code % (1 << bits)) << (i * bits) for i, code in enumerate(codes))
+
+
 def as_bytes(codes: list[int], bits: int) -> list[int]:
-    """The definition: code i is digit i of a number in base 2^b, written in little-endian bytes."""
-    number = sum((code % (1 << bits)) << (i * bits) for i, code in enumerate(codes))
-    return list(number.to_bytes(-(-len(codes) * bits // 8), "little"))
+    """The definition: digit j of whole word i is code j·m + i, byte t of it stands at t·m + i; what is left is one number."""
+    per_word = 8 // math.gcd(8, bits)
+    m, width = len(codes) // per_word, per_word * bits // 8
+    words = [number_of(codes[i : m * per_word : m], bits).to_bytes(width, "little") for i in range(m)]
+    left = codes[m * per_word :]
+    last = number_of(left, bits).to_bytes(-(-len(left) * bits // 8), "little")
+    return [word[t] for t in range(width) for word in words] + list(last)
 
 
 @given(coded())
-def test_packed_bytes_are_the_digits_of_one_number_and_unpack_to_the_codes(case):
+def test_packed_bytes_are_the_digits_of_numbers_and_unpack_to_the_codes(case):
     codes, bits, signed = case
     packed = pack(codes, bits)
     assert packed.dtype == torch.uint8
