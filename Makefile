@@ -10,7 +10,14 @@ BIN := $(VENV)/bin
 endif
 STAMP := $(VENV)/.installed
 
-.PHONY: help course test lab bench lint clean
+# Run the notebooks below a folder cell by cell: fast mode, no widgets, progress in a file of its own. Outputs are compared
+# where a cell is tagged so, in notebooks that were executed.
+define run_notebooks
+$(if $(wildcard $(1)/*/*.ipynb),COURSE_FAST=1 COURSE_HEADLESS=1 COURSE_PROGRESS="$$(mktemp -d)/progress.json" $(BIN)/python -m pytest \
+	-o addopts=-q -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --timeout=300 $(1),@echo "$(1): no notebooks yet")
+endef
+
+.PHONY: help course test lab lessons bench lint clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -25,13 +32,20 @@ $(STAMP): pyproject.toml constraints.txt
 course: $(STAMP) ## prepare data and teacher, compress the NER model, print and save the scorecard
 	$(BIN)/course compress
 
-test: $(STAMP) ## lint and all tests, without a network
+test: $(STAMP) ## lint and all tests, all lessons, without a network
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/course build --check
+	$(call run_notebooks,solutions)
+	$(call run_notebooks,notebooks)
 
-lab: $(STAMP) ## open JupyterLab on the lessons
-	$(BIN)/jupyter lab notebooks
+lab: $(STAMP) ## copy the lessons to work/ (yours are kept) and open JupyterLab there
+	$(BIN)/course start
+	$(BIN)/jupyter lab --ServerApp.root_dir=work
+
+lessons: $(STAMP) ## build and execute all lessons from their sources
+	$(BIN)/course build
 
 bench: $(STAMP) ## time the library's own kernels against well-known ones; writes artifacts/bench.json
 	$(BIN)/python -m course_lib.measure.bench

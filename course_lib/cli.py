@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from course_lib import __version__
-from course_lib.commands import compression, training
+from course_lib.commands import compression, lessons, training
 from course_lib.errors import CourseError
 
 app = typer.Typer(
@@ -26,6 +26,9 @@ for command in (
     compression.compress,
     compression.predict,
     compression.score,
+    lessons.list,
+    lessons.start,
+    lessons.build,
 ):
     app.command()(command)
 
