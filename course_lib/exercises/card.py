@@ -5,6 +5,7 @@ import re
 
 MARKS = {"passed": "✔", "wrong": "✘", "not attempted": "…", "note": "•", "hint": "?"}
 COLOURS = {"passed": "#0b6e4f", "wrong": "#a63d00", "not attempted": "#5a5a5a", "note": "#0072b2", "hint": "#0072b2"}
+STRESSED = re.compile(r"(?<![\d*)])\*(?=[^\W\d])([^*]+)(?<=\w)\*(?![\w*])")  # *so*, but not 2*x*3
 
 
 class Card:
@@ -13,7 +14,8 @@ class Card:
     Args:
         state: ``passed``, ``wrong``, ``not attempted``, ``note`` or ``hint``; colour and mark, never colour alone.
         title: one short line.
-        lines: paragraphs; text between backquotes is set as code.
+        lines: paragraphs; what is between backquotes is set as code, what is between asterisks is
+            stressed.
     """
 
     def __init__(self, state: str, title: str, lines: list[str] | None = None) -> None:
@@ -38,4 +40,8 @@ class Card:
 
 
 def _inline(text: str) -> str:
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False)).replace("\n", "<br>")
+    """HTML of a line: what is between backquotes is code, what is between asterisks is stressed, and nothing else is markup."""
+    pieces = html.escape(text, quote=False).replace("\n", "<br>").split("`")
+    if len(pieces) % 2 == 0:  # an odd backquote is a character
+        pieces[-2:] = ["`".join(pieces[-2:])]
+    return "".join(f"<code>{p}</code>" if i % 2 else STRESSED.sub(r"<em>\1</em>", p) for i, p in enumerate(pieces))

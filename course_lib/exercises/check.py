@@ -1,7 +1,8 @@
 """``check``, ``use`` and ``hint``: what a learner calls. None of them ever raises in a notebook."""
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 
 from course_lib.errors import CourseError
 from course_lib.exercises.card import Card
@@ -16,14 +17,14 @@ _VERDICTS: dict[tuple, Verdict] = {}  # by exercise, seed and source: `use` need
 
 
 def check_seed() -> int:
-    """The seed that cases are drawn from: ``COURSE_CHECK_SEED``, a whole number; 0 when unset.
+    """The seed that cases are drawn from: ``COURSE_CHECK_SEED``, a whole number below 2³¹; 0 when unset.
 
     Raises:
-        CourseError: it is no whole number of at least 0.
+        CourseError: it is none.
     """
-    text = os.environ.get("COURSE_CHECK_SEED", "0")
-    if not text.isdecimal():
-        raise CourseError(f"COURSE_CHECK_SEED = {text!r}: expected a whole number of at least 0.")
+    text = os.environ.get("COURSE_CHECK_SEED", "").strip() or "0"
+    if not (text.isdecimal() and int(text) < 2**31):
+        raise CourseError(f"COURSE_CHECK_SEED = {text!r}: expected a whole number from 0 to 2147483647.")
     return int(text)
 
 
@@ -38,20 +39,31 @@ def check(exercise: str, function: Callable) -> float:
     """
     try:
         found = find(exercise)
+        if function is found.reference:
+            Card("note", f"{found.id}: this is the library's function, not yours", [_AGAIN.format(name=found.id)]).show()
+            return 0.0
         verdict = run_check(found, function, check_seed())
+        lines = card_lines(found, function, verdict)
     except CourseError as error:
         Card("wrong", str(error)).show()
         return 0.0
     except KeyboardInterrupt:
-        Card("wrong", f"{exercise}: interrupted; nothing was noted.").show()
+        Card("note", f"{exercise}: interrupted; nothing was noted.").show()
         return 0.0
-    lines = card_lines(found, function, verdict)
+    except Exception as error:
+        Card(
+            "wrong", f"{exercise}: this check is broken ({type(error).__name__}: {error}). It is not your answer's fault."
+        ).show()
+        return 0.0
     try:
         record_check(found.id, verdict.state, verdict.points, verdict.of, verdict.misconception)
     except CourseError as error:
         lines.append(f"Your progress could not be kept: {error}")
     Card(verdict.state, headline(found, verdict), lines).show()
     return float(verdict.points)
+
+
+_AGAIN = "A cell further down put it in the place of yours. Run the cell with your `{name}` again, then this one."
 
 
 def run_check(exercise: Exercise, function: Callable, seed: int) -> Verdict:
@@ -79,7 +91,7 @@ def card_lines(exercise: Exercise, function: Callable, verdict: Verdict) -> list
     elif verdict.state == "wrong":
         lines.append(verdict.message)
     source = source_of(function)
-    if verdict.state == "passed" and source and only_calls_the_library(source, _globals(function), exercise.reference):
+    if verdict.state == "passed" and source and only_calls_the_library(source, _names(function), exercise.reference):
         lines.append("This answer calls the library's own. It passes here, but what you would learn is in writing it yourself.")
     if not can_stop():
         lines.append("On this system a function that never returns cannot be stopped: interrupt the kernel if this hangs.")
@@ -87,18 +99,17 @@ def card_lines(exercise: Exercise, function: Callable, verdict: Verdict) -> list
 
 
 def use(exercise: str, function: Callable) -> Callable:
-    """The function the lesson goes on with: the learner's if it passes everything, the library's otherwise; says which.
-
-    Raises:
-        CourseError: there is no such exercise.
-    """
-    found = find(exercise)
-    key = (found.id, check_seed(), source_of(function))
-    verdict = _VERDICTS.get(key) if key[2] else None
+    """The function the lesson goes on with: the learner's if it passes everything, the library's otherwise; says which."""
     try:
-        verdict = verdict or run_check(found, function, key[1])
-        mine = verdict.state == "passed"
-    except KeyboardInterrupt:
+        found = find(exercise)
+    except CourseError as error:
+        Card("wrong", str(error), ["Going on with the function as it is."]).show()
+        return function
+    try:
+        seed, source = check_seed(), source_of(function)
+        verdict = _VERDICTS.get((found.id, seed, source)) or run_check(found, function, seed)
+        mine = verdict.state == "passed" and function is not found.reference
+    except (Exception, KeyboardInterrupt):  # whatever it is, `check` has said it or will
         mine = False
     if mine:
         Card("passed", f"Going on with your `{found.id}`.").show()
@@ -111,15 +122,19 @@ def hint(exercise: str) -> None:
     """Open the next hint of an exercise, and show those opened before."""
     try:
         found = find(exercise)
-        count = open_hint(found.id, len(found.hints))
     except CourseError as error:
         Card("wrong", str(error)).show()
         return
+    try:
+        count, notes = open_hint(found.id, len(found.hints)), []
+    except CourseError as error:
+        count, notes = len(found.hints), [f"All of them, since it could not be kept which you have opened: {error}"]
     left = len(found.hints) - count
     lines = [f"{i}. {text}" for i, text in enumerate(found.hints[:count], start=1)]
     more = f"{left} more: run it again." if left else "That was the last one."
-    Card("hint", f"Hint {count} of {len(found.hints)} for {found.id}. {more}", lines).show()
+    Card("hint", f"Hint {count} of {len(found.hints)} for {found.id}. {more}", lines + notes).show()
 
 
-def _globals(function: Callable) -> dict:
-    return getattr(function, "__globals__", {})
+def _names(function: Callable) -> Mapping:
+    """What names in a function or class stand for."""
+    return getattr(function, "__globals__", None) or vars(sys.modules.get(getattr(function, "__module__", None), object))

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from course_lib.exercises.exercise import Case, Exercise, Misconception
-from course_lib.exercises.run import Outcome, run_case
-from course_lib.exercises.values import describe, same
+from course_lib.exercises.exercise import Case, Exercise
+from course_lib.exercises.run import PRINT_LIMIT, Outcome, run_case
+from course_lib.exercises.values import article, describe, kind, same
 
 
 @dataclass
@@ -35,8 +35,8 @@ class Verdict:
 def judge(exercise: Exercise, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> Verdict:
     """Points, and for a wrong answer one message.
 
-    The message is the misconception whose own outputs are those of every failing case that returned something, else the
-    fault of the smallest failing case.
+    The message is the misconception whose own outputs are those of every failing case, else the fault of the smallest
+    failing case.
     """
     verdict = Verdict("passed", 0.0, exercise.points, 0, len(cases))
     if outcomes[0].not_attempted:
@@ -52,53 +52,64 @@ def judge(exercise: Exercise, cases: Sequence[Case], outcomes: Sequence[Outcome]
     if verdict.passed == len(cases):
         return verdict
     verdict.state = "wrong"
-    failing = [(c, o, f) for c, o, f in zip(cases, outcomes, faults, strict=True) if f is not None]
+    failing = [(c, o, f) for c, o, f in zip(cases, outcomes, faults, strict=True) if f is not None and not o.skipped]
     found = _misconception(exercise, failing)
     if found:
-        misconception, case, output = found
-        verdict.misconception, verdict.message = misconception.name, misconception.says(case, output)
+        verdict.misconception, verdict.message = found
     else:
         case, outcome, fault = min(failing, key=lambda row: row[0].size)
-        verdict.message = f"{_called(exercise, case, outcome)}: {fault}{'' if fault[-1] in '.?!' else '.'}"
+        verdict.message = outcome.misfit or f"{_called(exercise, case, outcome)}: {fault}{'' if fault[-1] in '.?!' else '.'}"
     return verdict
 
 
 def _fault(exercise: Exercise, case: Case, outcome: Outcome) -> str | None:
+    if outcome.skipped:
+        return "it was not tried"
     if outcome.timed_out:
         return f"it did not return within {exercise.seconds:g} seconds and was stopped. Is there a loop that never ends?"
+    if outcome.misfit:
+        return outcome.misfit
     if outcome.error:
-        return f"it raised {outcome.error}" + (f" ({outcome.line})" if outcome.line else "")
+        return _raised(outcome)
     if outcome.output is None:
         return "it returned None. Does every path through the function end in `return`?"
     try:
         return exercise.verify(case, outcome.output)
     except Exception as error:  # an output so strange that judging it failed
-        return f"its output, {describe(outcome.output)}, cannot be judged ({type(error).__name__})"
+        return f"what it returned, {_safely(outcome.output)}, cannot be judged ({type(error).__name__})"
 
 
-def _misconception(exercise: Exercise, failing: list) -> tuple[Misconception, Case, Any] | None:
-    """The first known mistake that gives what the learner's function gave, on every failing case that returned."""
-    returned = [(c, o.output) for c, o, _ in failing if not o.error and not o.timed_out and o.output is not None]
-    raised = [(c, o.error.split(":")[0]) for c, o, _ in failing if o.error]
+def _raised(outcome: Outcome) -> str:
+    """What was raised, where, and for two errors that beginners cannot read, what it means."""
+    means = {"RecursionError": "It calls itself and never stops.", "SystemExit": "It ends the program instead of returning."}
+    said = f"it raised {outcome.error}" + (f" (`{outcome.line}`)" if outcome.line else "")
+    meaning = means.get(outcome.error.partition(":")[0])
+    return f"{said}. {meaning}" if meaning else said
+
+
+def _misconception(exercise: Exercise, failing: list) -> tuple[str, str] | None:
+    """Name and words of the first known mistake that does what the learner's function did, on every failing case."""
+    returned = [(c, o) for c, o, _ in failing if o.returned]
     if not returned:
         return None
+    case, outcome = min(returned, key=lambda row: row[0].size)
     for misconception in exercise.misconceptions:
-        if all(_gives(misconception, c, output, exercise.seconds) for c, output in returned) and all(
-            _raises(misconception, c, error, exercise.seconds) for c, error in raised
-        ):
-            case, output = min(returned, key=lambda row: row[0].size)
-            return misconception, case, output
+        if all(_alike(run_case(misconception.mistake, c, exercise.seconds), o) for c, o, _ in failing):
+            try:
+                return misconception.name, misconception.says(case, outcome.output)
+            except Exception:  # words that do not fit this output: then it is described like any other
+                return None
     return None
 
 
-def _gives(misconception: Misconception, case: Case, output: Any, seconds: float) -> bool:
-    outcome = run_case(misconception.mistake, case, seconds)
-    return not outcome.error and not outcome.timed_out and same(output, outcome.output, rtol=1e-4, atol=1e-6)
-
-
-def _raises(misconception: Misconception, case: Case, error: str, seconds: float) -> bool:
-    outcome = run_case(misconception.mistake, case, seconds)
-    return outcome.error is not None and outcome.error.split(":")[0] == error
+def _alike(mistake: Outcome, outcome: Outcome) -> bool:
+    """Both returned the same, or both raised an error of the same type."""
+    if mistake.error or outcome.error:
+        return bool(mistake.error and outcome.error) and mistake.error.partition(":")[0] == outcome.error.partition(":")[0]
+    try:
+        return mistake.returned and outcome.returned and same(outcome.output, mistake.output, rtol=1e-4, atol=1e-6)
+    except Exception:  # an output that cannot be compared
+        return False
 
 
 def _called(exercise: Exercise, case: Case, outcome: Outcome) -> str:
@@ -106,8 +117,14 @@ def _called(exercise: Exercise, case: Case, outcome: Outcome) -> str:
     call = f"{exercise.id}({', '.join(describe(a) for a in case.args)})"
     call += "".join(f".{name}({', '.join(describe(a) for a in given)})" for name, given in case.calls[:3])
     call += " …" if len(case.calls) > 3 else ""
-    returned = not outcome.error and not outcome.timed_out and outcome.output is not None
-    return f"With {case.label}, `{call}`" + (f" gave {describe(outcome.output)}" if returned else "")
+    return f"With {case.label}, `{call}`" + (f" gave {_safely(outcome.output)}" if outcome.returned else "")
+
+
+def _safely(output: Any) -> str:
+    try:
+        return describe(output)
+    except Exception:
+        return article(kind(output))
 
 
 def _notes(cases: Sequence[Case], outcomes: Sequence[Outcome]) -> list[str]:
@@ -118,8 +135,9 @@ def _notes(cases: Sequence[Case], outcomes: Sequence[Outcome]) -> list[str]:
         notes.append(
             f"It changes {which} in place. That is accepted, but a caller who goes on using the old values will be surprised."
         )
-    printed = next((o.printed for o in outcomes if o.printed), "")
+    printed = max((o.printed for o in outcomes), key=len)
     if printed:
-        first = printed.strip().split("\n")[0][:80]
-        notes.append(f"It printed ({len(printed):,} characters or more per call, starting with {first!r}); not shown here.")
+        first = (printed.strip().splitlines() or [""])[0][:60]
+        much = f"{len(printed):,}" if len(printed) < PRINT_LIMIT else f"{PRINT_LIMIT:,} or more"
+        notes.append(f"It prints ({much} characters in one call, beginning with {first!r}), which is not shown here.")
     return notes

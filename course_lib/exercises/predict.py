@@ -1,12 +1,16 @@
 """``predict`` and ``reveal``: commit to a number or a ranking, then see it beside the measurement."""
 
 import math
+import numbers
+import re
 from collections.abc import Sequence
 
 from course_lib.errors import CourseError
 from course_lib.exercises.card import Card
 from course_lib.exercises.mode import headless
 from course_lib.exercises.progress import read_progress, record_measurement, record_prediction
+
+THOUSANDS = re.compile(r"-?\d{1,3}([ _,]\d{3})+(\.\d*)?")
 
 
 def predict(
@@ -22,19 +26,21 @@ def predict(
         answer: the prediction itself, for those who rather type than press: ``predict(…, answer=75)``.
     """
     kept = read_progress()["predictions"].get(name)
-    if kept is None and answer is not None:
-        if not _acceptable(answer, choices):
-            expected = "one of " + ", ".join(map(repr, choices)) if choices else "a number"
-            Card("wrong", f"answer = {answer!r}: expected {expected}.").show()
-            return
-        _keep(name, answer, unit)
-        kept = {"value": answer, "unit": unit}
     if kept is not None:
-        Card("note", question, [f"Your prediction: {_with_unit(kept['value'], kept['unit'])}. It is kept."]).show()
+        said = f"Your prediction: {with_unit(kept['value'], kept['unit'])}. It is kept"
+        other = answer is not None and answer != kept["value"]
+        Card("note", question, [said + ("; the first one counts." if other else ".")]).show()
         return
-    how = f"`predict(…, answer={choices[0]!r})`" if choices else "`predict(…, answer=50)`"
+    if answer is not None:
+        value = acceptable(answer, choices)
+        if value is None:
+            Card("wrong", f"answer = {answer!r}: expected {_expected(choices)}.").show()
+            return
+        Card("note", question, [f"Your prediction: {with_unit(value, unit)}. {_keep(name, value, unit)}"]).show()
+        return
     options = [f"Choices: {', '.join(choices)}."] if choices else []
     if headless():
+        how = f"`predict(…, answer={choices[0]!r})`" if choices else "`predict(…, answer=50)`"
         Card("note", question, [*options, f"Predict before you run on: add your answer, as in {how}."]).show()
         return
     Card("note", question, options).show()
@@ -46,47 +52,64 @@ def reveal(name: str, measured: float | str, unit: str = "", digits: int = 3) ->
 
     Args:
         name: of the prediction.
-        measured: the number, or the choice, that came out.
+        measured: the number, or the choice, that came out; a tensor or NumPy number is as good.
         unit: of the number, where no prediction has one.
         digits: significant digits shown.
     """
+    if not isinstance(measured, str):
+        measured = float(measured)
     try:
         entry = record_measurement(name, measured)
     except CourseError:
         entry = read_progress()["predictions"].get(name)
     unit = (entry or {}).get("unit") or unit
-    result = _with_unit(measured, unit, digits)
+    title = f"Measured: {with_unit(measured, unit, digits)}"
     if entry is None:
-        Card(
-            "note", f"Measured: {result}", ["You made no prediction for this one. The next one is worth the ten seconds."]
-        ).show()
+        Card("note", title, ["You made no prediction for this one. The next one is worth the ten seconds."]).show()
         return
     value = entry["value"]
-    lines = [f"You predicted {_with_unit(value, unit, digits)}."]
-    if isinstance(value, (int, float)) and isinstance(measured, (int, float)):
-        gap = abs(value - measured)
-        lines[0] += f" Off by {_with_unit(gap, unit, digits)}." if gap else " Exactly."
+    line = f"You predicted {with_unit(value, unit, digits)}."
+    if isinstance(value, str) or isinstance(measured, str):
+        line += " That is what came out." if value == measured else ""
     else:
-        lines[0] += " That is what came out." if value == measured else ""
-    Card("note", f"Measured: {result}", lines).show()
+        gap = abs(value - measured)
+        line += f" Off by {with_unit(gap, unit, digits)}." if gap else " Exactly."
+    Card("note", title, [line]).show()
 
 
-def _acceptable(answer: object, choices: Sequence[str] | None) -> bool:
-    return answer in choices if choices else isinstance(answer, (int, float)) and not isinstance(answer, bool)
+def acceptable(answer: object, choices: Sequence[str] | None) -> float | str | None:
+    """The prediction as it is kept: one of the choices, or a finite number (also as text); None when it is neither."""
+    if choices:
+        return answer if isinstance(answer, str) and answer in choices else None
+    if isinstance(answer, str):
+        return number(answer)
+    known = isinstance(answer, numbers.Real) and not isinstance(answer, bool) and math.isfinite(answer)
+    return (answer if isinstance(answer, int) else float(answer)) if known else None
 
 
-def _keep(name: str, value: float | str, unit: str) -> None:
+def _expected(choices: Sequence[str] | None) -> str:
+    return "one of " + ", ".join(map(repr, choices)) if choices else "a number"
+
+
+def _keep(name: str, value: float | str, unit: str) -> str:
+    """Keep it, and say whether that worked."""
     try:
         record_prediction(name, value, unit)
     except CourseError as error:
-        Card("wrong", f"Your prediction could not be kept: {error}").show()
+        return f"It could not be kept: {error}"
+    return "It is kept."
 
 
-def _with_unit(value: float | str, unit: str, digits: int = 3) -> str:
+def with_unit(value: float | str, unit: str, digits: int = 3) -> str:
+    """A value for a reader.
+
+    >>> with_unit(12345.6, "ms"), with_unit(0.12345, ""), with_unit("the first", "%")
+    ('12,346 ms', '0.123', 'the first')
+    """
     if isinstance(value, str):
         return value
-    number = f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
-    return f"{number} {unit}".strip()
+    text = f"{value:,.0f}" if 10**digits <= abs(value) < 1e15 else f"{value:.{digits}g}"
+    return f"{text} {unit}".strip()
 
 
 def _form(name: str, unit: str, choices: Sequence[str] | None) -> None:
@@ -100,13 +123,12 @@ def _form(name: str, unit: str, choices: Sequence[str] | None) -> None:
     button, said = widgets.Button(description="That is my guess"), widgets.Label(unit)
 
     def commit(_) -> None:
-        value = field.value if choices else number(field.value)
-        if value in (None, ""):
+        value = acceptable(field.value, choices)
+        if value is None:
             said.value = "Choose one first." if choices else "A number, please, such as 12.5."
             return
-        _keep(name, value, unit)
+        said.value = f"{with_unit(value, unit, digits=6)}. {_keep(name, value, unit)} Run on."
         field.disabled = button.disabled = True
-        said.value = f"{unit} Kept. Run on.".strip()
 
     button.on_click(commit)
     display(widgets.HBox([field, said, button]))
@@ -115,11 +137,13 @@ def _form(name: str, unit: str, choices: Sequence[str] | None) -> None:
 def number(text: str) -> float | None:
     """The finite number somebody typed, with a point or a comma; None when it is none.
 
-    >>> number("12,5"), number("75 %"), number("many")
-    (12.5, 75.0, None)
+    >>> number("12,5"), number("75 %"), number("1,500"), number("many")
+    (12.5, 75.0, 1500.0, None)
     """
+    text = text.strip().rstrip("%× ")
+    text = re.sub("[ _,]", "", text) if THOUSANDS.fullmatch(text) else text.replace(",", ".")
     try:
-        value = float(text.strip().rstrip("%× ").replace(",", "."))
+        value = float(text)
     except ValueError:
         return None
     return value if math.isfinite(value) else None

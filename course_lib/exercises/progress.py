@@ -1,16 +1,24 @@
 """A learner's progress, in one small JSON file outside the notebooks; safe with two notebooks open."""
 
 import contextlib
+import itertools
 import json
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from course_lib.artifacts import write_json
+from course_lib.artifacts import explained, write_json
+from course_lib.errors import CourseError
 
 VERSION = 1
-EMPTY = {"version": VERSION, "exercises": {}, "hints": {}, "predictions": {}, "questions": {}}
+ENTRIES = {  # what an entry of each part must have; more may come with a later version
+    "exercises": {"points": (int, float), "of": (int, float), "attempts": int, "diagnosed": int, "state": str},
+    "predictions": {"value": (int, float, str), "unit": str},
+    "questions": {"tries": int, "right": bool},
+}
+LOCK_SECONDS = 10
 
 
 def progress_file() -> Path:
@@ -30,19 +38,13 @@ def read_progress(path: Path | None = None) -> dict:
     """All that is kept; empty when there is nothing yet. A damaged file is set aside as ``progress.damaged-N.json``."""
     path = path or progress_file()
     try:
-        found = json.loads(path.read_text("utf-8"))
-        if not isinstance(found, dict) or found.get("version") != VERSION:
-            raise ValueError("of another version")
-        if not all(isinstance(found.get(key), dict) for key in EMPTY if key != "version"):
-            raise ValueError("incomplete")
-        return found
-    except FileNotFoundError:
-        return json.loads(json.dumps(EMPTY))
-    except (ValueError, OSError, RecursionError):
-        with contextlib.suppress(OSError):
-            number = 1 + sum(1 for _ in path.parent.glob(f"{path.stem}.damaged-*.json"))
-            os.replace(path, path.with_name(f"{path.stem}.damaged-{number}.json"))
-        return json.loads(json.dumps(EMPTY))
+        return _read(path)
+    except (ValueError, RecursionError):
+        with contextlib.suppress(CourseError), _locked(path):
+            return _read_or_set_aside(path)
+    except OSError:  # cannot be read now, and may be whole
+        pass
+    return _empty()
 
 
 def update_progress(change: Callable[[dict], None], path: Path | None = None) -> dict:
@@ -53,18 +55,65 @@ def update_progress(change: Callable[[dict], None], path: Path | None = None) ->
     Raises:
         CourseError: the file cannot be written.
     """
+    path = path or progress_file()
+    with _locked(path):
+        progress = _read_or_set_aside(path)
+        change(progress)
+        write_json(path, progress)
+    return progress
+
+
+def _empty() -> dict:
+    return {"version": VERSION, "exercises": {}, "hints": {}, "predictions": {}, "questions": {}}
+
+
+def _read(path: Path) -> dict:
+    """What the file holds, or a ValueError when it is not whole."""
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return _empty()
+    if not isinstance(found, dict) or found.get("version") != VERSION:
+        raise ValueError("of another version")
+    hints = found.get("hints")
+    if not isinstance(hints, dict) or not all(isinstance(count, int) for count in hints.values()):
+        raise ValueError("hints")
+    for part, keys in ENTRIES.items():
+        entries = found.get(part)
+        if not isinstance(entries, dict):
+            raise ValueError(part)
+        for entry in entries.values():
+            if not isinstance(entry, dict) or not all(isinstance(entry.get(key), types) for key, types in keys.items()):
+                raise ValueError(part)
+    return found
+
+
+def _read_or_set_aside(path: Path) -> dict:
+    """Only under the lock, or one process might set aside what another has just mended."""
+    try:
+        return _read(path)
+    except (ValueError, RecursionError):
+        names = (path.with_name(f"{path.stem}.damaged-{n}.json") for n in itertools.count(1))
+        os.replace(path, next(name for name in names if not name.exists()))
+        return _empty()
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a progress file; whatever the system says against it becomes advice."""
     from filelock import FileLock
 
-    from course_lib.artifacts import explained
-
-    path = path or progress_file()
-    with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock"), timeout=10):
-            progress = read_progress(path)
-            change(progress)
-            write_json(path, progress)
-    return progress
+    try:
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_suffix(".lock"), timeout=LOCK_SECONDS):
+                yield
+    except CourseError as error:
+        reason = getattr(error.__cause__, "strerror", None) or error.__cause__
+        raise CourseError(
+            f"{path} cannot be written ({reason}). The lesson works without it; to keep your progress elsewhere, set "
+            "COURSE_PROGRESS to the name of a file before you start."
+        ) from error
 
 
 def record_check(
@@ -77,7 +126,8 @@ def record_check(
         if state != "not attempted":
             entry["attempts"] += 1
             entry["diagnosed"] += misconception is not None
-        entry["state"] = "passed" if "passed" in (state, entry.get("state")) else state
+        known = entry.get("state", "not attempted")
+        entry["state"] = known if known == "passed" or state == "not attempted" else state
         entry["points"], entry["of"] = max(entry["points"], points), of
         entry["last"] = time.strftime("%Y-%m-%d %H:%M:%S")
 
@@ -107,9 +157,13 @@ def record_prediction(name: str, value: float | str, unit: str, path: Path | Non
 
 
 def record_measurement(name: str, measured: float | str, path: Path | None = None) -> dict | None:
-    """Keep what was measured beside the prediction; returns the entry, None when nothing was predicted."""
+    """Keep what was measured beside the prediction; returns the entry, None when nothing was predicted.
+
+    A measurement that is no finite number (JSON has none) is not kept.
+    """
     entry = read_progress(path)["predictions"].get(name)
-    if entry is None or entry.get("measured") == measured:
+    lost = isinstance(measured, float) and not math.isfinite(measured)
+    if entry is None or lost or entry.get("measured") == measured:
         return entry
 
     def change(progress: dict) -> None:

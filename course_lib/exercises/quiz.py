@@ -4,7 +4,7 @@ from course_lib.errors import CourseError
 from course_lib.exercises.card import Card
 from course_lib.exercises.exercise import Question
 from course_lib.exercises.mode import headless
-from course_lib.exercises.predict import number
+from course_lib.exercises.predict import acceptable, with_unit
 from course_lib.exercises.progress import record_answer
 from course_lib.exercises.registry import find_question
 
@@ -46,11 +46,12 @@ def respond(question: Question, answer: str | float) -> Card:
         right, lines = choice.right, [choice.explanation]
         title = f"({letter}) {choice.text}"
     else:
-        if isinstance(answer, (str, bool)):
+        value = acceptable(answer, None)
+        if value is None:
             return Card("wrong", f"answer = {answer!r}: expected a number.")
-        right = abs(answer - question.number) <= question.tolerance
-        lines = [question.explanation] if right else ["Not within the tolerance. Work it out once more before you look it up."]
-        title = f"{answer:g}"
+        right = abs(value - question.number) <= question.tolerance
+        lines = [question.explanation if right else "Work it out once more before you look it up."]
+        title = with_unit(value, "", digits=6)
     try:
         record_answer(question.id, right)
     except CourseError as error:
@@ -79,5 +80,5 @@ def _form(question: Question) -> None:
         display(widgets.VBox([widgets.HBox(buttons), out]))
         return
     field, button = widgets.Text(placeholder="a number", layout={"width": "8em"}), widgets.Button(description="Answer")
-    button.on_click(lambda _: answer(field.value if number(field.value) is None else number(field.value)))
+    button.on_click(lambda _: answer(field.value))
     display(widgets.VBox([widgets.HBox([field, button]), out]))

@@ -5,6 +5,7 @@ import importlib
 from collections.abc import Iterable
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 from course_lib.errors import CourseError
 from course_lib.exercises.exercise import Exercise, Question
@@ -53,18 +54,21 @@ def find(exercise: str) -> Exercise:
     Raises:
         CourseError: there is none; the message names close ones.
     """
-    known = all_exercises()
-    if exercise not in known:
-        raise CourseError(_unknown("exercise", exercise, known))
-    return known[exercise]
+    return _look_up("exercise", exercise, all_exercises())
 
 
 def find_question(question: str) -> Question:
     """The question of this id, as :func:`find`."""
-    known = all_questions()
-    if question not in known:
-        raise CourseError(_unknown("question", question, known))
-    return known[question]
+    return _look_up("question", question, all_questions())
+
+
+def _look_up(what: str, name: object, known: dict) -> Any:
+    if not isinstance(name, str):
+        example = getattr(name, "__name__", next(iter(known)))
+        raise CourseError(f'The name of the {what} comes first, in quotes, as in `"{example}"`.')
+    if name not in known:
+        raise CourseError(_unknown(what, name, known))
+    return known[name]
 
 
 def _unknown(what: str, name: object, known: Iterable[str]) -> str:

@@ -6,20 +6,27 @@ Whatever it does (raise, print, change its input, never return), an outcome come
 import contextlib
 import inspect
 import io
+import random
 import signal
+import sys
+import sysconfig
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from course_lib.exercises.exercise import Case
-from course_lib.exercises.values import copied, same
+from course_lib.exercises.values import article, copied, describe, kind, same
 
 PRINT_LIMIT = 10_000  # characters of a function's own output that are kept
+AGAIN = 0.05  # seconds until a function that goes on after it was stopped is stopped again
+NOT_THEIRS = (str(Path(__file__).parents[1]), *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 
 class TimeLimit(BaseException):
@@ -34,8 +41,10 @@ class Outcome:
         output: what was returned.
         error: None, or what was raised: ``type: message``.
         line: of the learner's code where it was raised, as text.
+        misfit: why it could not even be called, as a sentence.
         not_attempted: it raised NotImplementedError, as the stub does.
         timed_out: it was stopped.
+        skipped: it was not tried, because of what happened in an earlier case.
         printed: its own output, cut at :data:`PRINT_LIMIT` characters.
         changed: positions of the arguments that it changed in place.
     """
@@ -43,10 +52,17 @@ class Outcome:
     output: Any = None
     error: str | None = None
     line: str | None = None
+    misfit: str | None = None
     not_attempted: bool = False
     timed_out: bool = False
+    skipped: bool = False
     printed: str = ""
     changed: tuple[int, ...] = ()
+
+    @property
+    def returned(self) -> bool:
+        """True when the function came to its end and returned something."""
+        return self.output is not None and not (self.error or self.misfit or self.timed_out or self.skipped)
 
 
 def can_stop() -> bool:
@@ -55,53 +71,92 @@ def can_stop() -> bool:
 
 
 def run_cases(function: Callable, cases: Sequence[Case], seconds: float) -> list[Outcome]:
-    """The outcome of each case. After a case that had to be stopped the others are not tried."""
+    """The outcome of each case. After a case that had to be stopped, or a first one not attempted, the others are skipped."""
     outcomes: list[Outcome] = []
     for case in cases:
-        if outcomes and outcomes[-1].timed_out:
-            outcomes.append(Outcome(timed_out=True))
-        elif outcomes and outcomes[0].not_attempted:
-            outcomes.append(Outcome(not_attempted=True))
-        else:
-            outcomes.append(run_case(function, case, seconds))
+        give_up = outcomes and (outcomes[0].not_attempted or outcomes[-1].timed_out or outcomes[-1].skipped)
+        outcomes.append(Outcome(skipped=True) if give_up else run_case(function, case, seconds))
     return outcomes
 
 
 def run_case(function: Callable, case: Case, seconds: float) -> Outcome:
     """Call ``function`` on a copy of the case's arguments, silently and within the time limit."""
-    outcome = Outcome()
-    misfit = _misfit(function, case.args)
-    if misfit:
-        outcome.error = misfit
+    outcome = Outcome(misfit=_misfit(function, case.args))
+    if outcome.misfit:
         return outcome
     args = copied(case.args)
     printed = _Limited()
     with _undisturbed(), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(_Limited()):
         try:
-            with _time_limit(seconds):
-                result = function(*args)
-                outcome.output = [getattr(result, name)(*copied(given)) for name, given in case.calls] if case.calls else result
+            outcome.output = _within(seconds, function, args, case.calls)
+            if inspect.iscoroutine(outcome.output):
+                outcome.output.close()  # or Python complains later that it was never awaited
         except NotImplementedError as error:
-            outcome.not_attempted, outcome.error = True, _say(error)
+            outcome.not_attempted, outcome.error, outcome.line = True, _say(error), _line(error)
         except TimeLimit:
             outcome.timed_out = True
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:  # the learner's wish
+            raise
+        except BaseException as error:
             outcome.error, outcome.line = _say(error), _line(error)
     outcome.printed = printed.getvalue()
     outcome.changed = tuple(i for i, (a, b) in enumerate(zip(args, case.args, strict=True)) if not _untouched(a, b))
-    with contextlib.suppress(Exception):  # an output that cannot be copied is judged as it is
-        outcome.output = copied(outcome.output)
     return outcome
 
 
+def _call(function: Callable, args: tuple, calls: tuple) -> Any:
+    """The learner's code runs below this frame and nowhere else, and the time limit stops nothing but that."""
+    result = function(*args)
+    return [_kept(getattr(result, name)(*copied(given))) for name, given in calls] if calls else _kept(result)
+
+
+def _kept(output: Any) -> Any:
+    """A copy, which later calls cannot change; what cannot be copied is judged as it is."""
+    try:
+        return copied(output)
+    except Exception:
+        return output
+
+
+def _within(seconds: float, function: Callable, args: tuple, calls: tuple) -> Any:
+    """:func:`_call`, with :class:`TimeLimit` raised in the learner's code after so many seconds, until it gives up.
+
+    Who swallows one (a bare ``except`` in a loop) gets the next a microsecond later, which meets them in the ``except`` or
+    on the way back to the top of the loop, where nothing catches it.
+    """
+    if not can_stop():
+        return _call(function, args, calls)
+
+    def stop(signum, frame):
+        while frame is not None and frame.f_code is not _call.__code__:
+            frame = frame.f_back
+        if frame is not None:
+            signal.setitimer(signal.ITIMER_REAL, 1e-6, AGAIN)
+            raise TimeLimit
+
+    handler, start = signal.signal(signal.SIGALRM, stop), time.monotonic()
+    others, interval = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
+    try:
+        return _call(function, args, calls)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler if handler is not None else signal.SIG_DFL)
+        if others:  # somebody else's timer goes on
+            signal.setitimer(signal.ITIMER_REAL, max(others - (time.monotonic() - start), 1e-3), interval)
+
+
 def _untouched(after: Any, before: Any) -> bool:
-    return same(after, before, rtol=0.0, atol=0.0)
+    try:
+        return same(after, before, rtol=0.0, atol=0.0)
+    except Exception:  # changed into something that cannot even be compared
+        return False
 
 
 def _misfit(function: Callable, args: tuple) -> str | None:
     """Why the function cannot be called with so many arguments; None when it can."""
     if not callable(function):
-        return f"TypeError: a function was expected, and this is {function!r:.60}"
+        return f"Expected a function; this is {describe(function)}, {article(kind(function))}."
+    name = getattr(function, "__name__", "it")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -109,8 +164,9 @@ def _misfit(function: Callable, args: tuple) -> str | None:
     try:
         signature.bind(*args)
     except TypeError:
-        name = getattr(function, "__name__", "it")
-        return f"TypeError: {name}{signature} cannot be called with {len(args)} argument{'s' * (len(args) != 1)}"
+        takes = ", ".join(signature.parameters)
+        given = f"{len(args)} argument{'s' * (len(args) != 1)}"
+        return f"`{name}({takes})` is called with {given}, and cannot be. Keep the first line of the function as the lesson has it."
     return None
 
 
@@ -121,9 +177,7 @@ def _say(error: BaseException) -> str:
 
 def _line(error: BaseException) -> str | None:
     """The last line of the traceback that is neither the library's nor Python's own."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames[1:] if "site-packages" not in f.filename and "/lib/python" not in f.filename]
-    own = [f for f in own if f.filename != __file__]
+    own = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(NOT_THEIRS)]
     return f"line {own[-1].lineno}: {own[-1].line}" if own and own[-1].line else None
 
 
@@ -139,50 +193,17 @@ class _Limited(io.StringIO):
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Random state and gradient mode are as before afterwards; warnings do not reach the notebook."""
-    state, numpy_state = torch.get_rng_state(), _numpy_state()
+    """Random state, gradient mode and default type are as before afterwards; warnings do not reach the notebook."""
+    numpy = sys.modules.get("numpy")
+    states = torch.get_rng_state(), random.getstate(), numpy and numpy.random.get_state()
+    dtype = torch.get_default_dtype()
     try:
         with warnings.catch_warnings(), torch.set_grad_enabled(torch.is_grad_enabled()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        torch.set_rng_state(state)
-        _restore_numpy(numpy_state)
-
-
-def _numpy_state():
-    import numpy as np
-
-    return np.random.get_state()
-
-
-def _restore_numpy(state) -> None:
-    import numpy as np
-
-    np.random.set_state(state)
-
-
-@contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise :class:`TimeLimit` in the running code after so many seconds, and again until it gives up."""
-    if not can_stop():
-        yield
-        return
-
-    armed = True
-
-    def stop(signum, frame):
-        if armed:
-            raise TimeLimit
-
-    handler = signal.signal(signal.SIGALRM, stop)
-    remaining, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 0.05)  # again and again: a bare except may swallow one
-    try:
-        try:
-            yield
-        finally:
-            armed = False
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, remaining, interval)  # somebody else's timer goes on
+        torch.set_default_dtype(dtype)
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        if numpy:
+            numpy.random.set_state(states[2])
