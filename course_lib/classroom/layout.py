@@ -101,7 +101,7 @@ def choose(names: Sequence[str], lessons: Sequence[Lesson]) -> list[Lesson]:
     chosen: dict[Lesson, None] = {}
     for name in names:
         plain = Path(name).name.removesuffix(".py").removesuffix(".ipynb")
-        number = plain.zfill(2)
+        number = plain.zfill(2) if plain.isdecimal() else None
         fits = [
             lesson for lesson in lessons if plain in (lesson.stem, lesson.stem[3:], lesson.part) or number == lesson.stem[:2]
         ]
