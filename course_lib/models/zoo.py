@@ -157,14 +157,15 @@ def load_token_classifier(folder: Path | str, tags: list[str] | None = None, see
     """
     import torch
 
+    from course_lib.models.surgery import from_config
+
     library = hugging_face()
     folder = complete(Path(folder))
     torch.manual_seed(seed)
     labels = {} if tags is None else {"id2label": dict(enumerate(tags)), "label2id": {t: i for i, t in enumerate(tags)}}
     if not pretrained:
         with _damage_explained(folder):
-            config = library.AutoConfig.from_pretrained(folder, trust_remote_code=False, **labels)
-            return library.AutoModelForTokenClassification.from_config(config, trust_remote_code=False)
+            return from_config(library.AutoModelForTokenClassification, _config(folder, **labels))
     optional = ("pooler",) if tags is None else ("pooler", "classifier")
     return _load(library.AutoModelForTokenClassification, folder, optional, **labels)
 
@@ -172,20 +173,16 @@ def load_token_classifier(folder: Path | str, tags: list[str] | None = None, see
 def _load(kind, folder: Path, optional: tuple[str, ...], **labels):
     from transformers.utils import logging as talk
 
+    from course_lib.models.surgery import load_uneven
+
     verbosity, bars = talk.get_verbosity(), talk.is_progress_bar_enabled()
     talk.set_verbosity_error()  # a new head is meant; what must not be missing is checked below
     talk.disable_progress_bar()
     try:
         with _damage_explained(folder):
-            model, info = kind.from_pretrained(
-                folder,
-                use_safetensors=True,
-                trust_remote_code=False,  # otherwise it asks, and runs the folder's Python on a "y"
-                ignore_mismatched_sizes=True,  # reported below, by name
-                output_loading_info=True,
-                dtype="float32",
-                **labels,
-            )
+            config = _config(folder, **labels)
+            uneven = hasattr(config, "course_shapes")
+            model, info = load_uneven(kind, folder / WEIGHTS, config) if uneven else _load_plain(kind, folder, **labels)
     finally:
         talk.set_verbosity(verbosity)
         if bars:
@@ -198,6 +195,22 @@ def _load(kind, folder: Path, optional: tuple[str, ...], **labels):
             "The files belong to different models; fetch or train it again."
         )
     return model
+
+
+def _load_plain(kind, folder: Path, **labels):
+    return kind.from_pretrained(
+        folder,
+        use_safetensors=True,
+        trust_remote_code=False,  # otherwise it asks, and runs the folder's Python on a "y"
+        ignore_mismatched_sizes=True,  # reported by name
+        output_loading_info=True,
+        dtype="float32",
+        **labels,
+    )
+
+
+def _config(folder: Path, **labels):
+    return hugging_face().AutoConfig.from_pretrained(folder, trust_remote_code=False, **labels)
 
 
 @contextlib.contextmanager
@@ -220,10 +233,17 @@ def model_tags(model) -> list[str]:
 def save_model(model, tokenizer: Tokenizer, folder: Path) -> None:
     """Write ``config.json``, ``model.safetensors`` and ``tokenizer.json`` into an existing folder.
 
-    Use it inside :func:`course_lib.artifacts.new_folder`, so that the folder is whole or absent.
+    Use it inside :func:`course_lib.artifacts.new_folder`, so that the folder is whole or absent. Layers of different sizes
+    are written too (the config says which, see :mod:`course_lib.models.surgery`).
+
+    Raises:
+        CourseError: units of the model are masked: the file would hold what the mask hides.
     """
     from safetensors.torch import save_file
 
+    from course_lib.models.gates import require_no_gates
+
+    require_no_gates(model, "save_model")
     model.config.save_pretrained(folder)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / WEIGHTS, metadata={"format": "pt"})
     tokenizer.save(str(folder / TOKENIZER), pretty=False)

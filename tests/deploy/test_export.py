@@ -22,6 +22,7 @@ from course_lib.deploy.engines import OnnxEngine
 from course_lib.deploy.export import export_onnx, quantize_onnx
 from course_lib.errors import CourseError
 from course_lib.models.zoo import find_encoder, load_token_classifier, load_tokenizer, save_model
+from course_lib.pruning.structure import remove_ffn_neurons, remove_heads
 
 TAGS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 SHAPES = [(1, 1), (1, 40), (3, 17), (2, 300)]
@@ -123,6 +124,38 @@ def test_a_model_whose_attention_is_not_fused_is_refused(kind, fused, folder, tm
         export_onnx(folder(kind), tmp_path / "model.onnx")
     assert str(folder(kind)) in str(caught.value)
     assert not list(tmp_path.iterdir()), "no slow file is left"
+
+
+@pytest.mark.parametrize(
+    ("heads", "neurons", "fused"),
+    [
+        ([[1, 3], [0, 1, 2]], [[0], [1, 2]], 2),  # 2 of 4 heads: cut into 4 narrower ones, the shapes would still fit
+        ([[2], [0, 1, 2, 3]], [[0, 1], []], 2),
+        ([[], [0, 3]], [[], [5, 6, 7]], 1),
+    ],
+)
+def test_layers_with_different_numbers_of_heads_give_pytorchs_logits(heads, neurons, fused, tmp_path):
+    """The optimizer takes the config's number of heads for all layers, which is another function."""
+    model = small("tiny")
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(len(p)))
+    model.eval()
+    remove_heads(model, [torch.tensor(h, dtype=torch.int64) for h in heads])
+    remove_ffn_neurons(model, [torch.tensor(n, dtype=torch.int64) for n in neurons])
+    save_model(model, load_tokenizer(find_encoder("tiny")), tmp_path)
+    found = export_onnx(tmp_path, tmp_path / "model.onnx")
+    assert found["Attention"] == fused
+    nodes = [n for n in onnx.load(tmp_path / "model.onnx").graph.node if n.op_type == "Attention"]
+    counts = [a.i for n in nodes for a in n.attribute if a.name == "num_heads"]
+    assert counts == [len(h) for h in heads if h]
+    quantize_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    fp32, int8 = (OnnxEngine(tmp_path / f"{name}.onnx", threads=1) for name in ("model", "int8"))
+    for ids, mask in batches(137, np.random.default_rng(0)):
+        with torch.inference_mode():
+            due = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).logits.numpy()[mask == 1]
+        np.testing.assert_allclose(fp32(ids, mask)[mask == 1], due, rtol=0, atol=TOLERANCE)
+        assert np.linalg.norm(int8(ids, mask)[mask == 1] - due) < 0.1 * np.linalg.norm(due)  # as for the whole model, below
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

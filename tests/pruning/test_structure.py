@@ -9,14 +9,9 @@ from torch import nn
 from transformers import BertModel, DistilBertConfig, DistilBertModel, GPT2Config, GPT2Model
 
 from course_lib.errors import CourseError
+from course_lib.models.surgery import layer_shapes
 from course_lib.models.zoo import find_encoder, load_encoder, load_token_classifier, load_tokenizer, save_model
-from course_lib.pruning.structure import (
-    best_units,
-    drop_layers,
-    encoder_layers,
-    remove_ffn_neurons,
-    shrink_linear,
-)
+from course_lib.pruning.structure import best_units, drop_layers, encoder_layers, remove_ffn_neurons, remove_heads
 from course_lib.report import parameter_count
 
 TAGS = ["O", "B-X", "I-X"]
@@ -142,11 +137,10 @@ def test_a_pruned_model_can_be_saved_loaded_trained_and_pruned_again(tiny, tmp_p
     [
         ([[0, 1]], r"keep = 1", "one index tensor for each of 2 layers"),
         ([[0, 1], [0, 1], [0, 1]], r"keep = 3", "one index tensor for each of 2 layers"),
-        ([[0, 1], [0]], r"keep = \[1, 2\]", "the same number of neurons, above 0, in every layer"),
-        ([[], []], r"keep = \[0\]", "the same number of neurons, above 0, in every layer"),
-        ([[0, 1], [0, 64]], r"keep\[1\] = \[0, 64\]", "different neurons between 0 and 63"),
-        ([[0, 1], [-1, 3]], r"keep\[1\] = \[-1, 3\]", "different neurons between 0 and 63"),
-        ([[3, 3], [0, 1]], r"keep\[0\] = \[3, 3\]", "different neurons between 0 and 63"),
+        ([[], []], r"keep = \[0, 0\]", "at least one of the feed-forward neurons"),
+        ([[0, 1], [0, 64]], r"keep\[1\] = \[0, 64\]", "different units of bert.encoder.layer.1.neurons between 0 and 63"),
+        ([[0, 1], [-1, 3]], r"keep\[1\] = \[-1, 3\]", "different units of bert.encoder.layer.1.neurons between 0 and 63"),
+        ([[3, 3], [0, 1]], r"keep\[0\] = \[3, 3\]", "different units of bert.encoder.layer.0.neurons between 0 and 63"),
     ],
 )
 def test_bad_neurons_are_refused_and_leave_the_model_whole(tiny, keep, found, expected):
@@ -154,6 +148,89 @@ def test_bad_neurons_are_refused_and_leave_the_model_whole(tiny, keep, found, ex
     with pytest.raises(ValueError, match=f"{found}: expected {expected}"):
         remove_ffn_neurons(tiny, [torch.tensor(k, dtype=torch.int64) for k in keep])
     assert torch.equal(logits(tiny), before) and tiny.config.intermediate_size == 64
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_indices_that_are_no_whole_numbers_are_refused(tiny, dtype):
+    with pytest.raises(ValueError, match=r"keep\[0\] = .*: expected unit numbers, int64"):
+        remove_ffn_neurons(tiny, [torch.tensor([0.0, 1.0], dtype=dtype)] * 2)
+
+
+# Heads
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("keep", [[[0, 1, 3], [2]], [[3, 1], [0, 1, 2, 3]], [[], [1]], [[0], []]])
+def test_removing_heads_equals_setting_what_they_put_out_to_zero(tiny, attention, keep):
+    """In fp64, as for the neurons."""
+    tiny.set_attn_implementation(attention)
+    tiny = tiny.double()
+    keep = [torch.tensor(k, dtype=torch.int64) for k in keep]
+    handles = []
+    for layer, kept in zip(encoder_layers(tiny), keep, strict=True):
+        mask = torch.zeros(4).index_fill_(0, kept, 1.0).repeat_interleave(8)
+        dense = layer.attention.output.dense
+        handles.append(dense.register_forward_pre_hook(lambda module, args, mask=mask: (args[0] * mask.to(args[0].dtype),)))
+    masked = logits(tiny)
+    for handle in handles:
+        handle.remove()
+    atol = 64 * torch.finfo(torch.float64).eps * float(masked.abs().max())
+    assert (masked - logits(tiny)).abs().max() > 100 * atol
+    before = parameter_count(tiny)
+    report = remove_heads(tiny, keep)
+    torch.testing.assert_close(logits(tiny), masked, rtol=0, atol=atol)
+    gone = 8 - sum(map(len, keep))
+    assert before - parameter_count(tiny) == gone * (4 * 8 * 32 + 3 * 8)
+    assert report.changed == [f"encoder.layer.{i}: 4 → {len(k)} attention heads" for i, k in enumerate(keep)]
+
+
+def test_the_attention_of_a_layer_knows_its_heads(tiny):
+    remove_heads(tiny, [torch.tensor([3, 1]), torch.tensor([], dtype=torch.int64)])
+    first, last = (layer.attention.self for layer in encoder_layers(tiny))
+    assert (first.num_attention_heads, first.attention_head_size, first.all_head_size) == (2, 8, 16)
+    assert (last.num_attention_heads, last.all_head_size) == (0, 0)
+    assert first.query.out_features == 16 and tuple(first.query.weight.shape) == (16, 32)
+    assert tiny.config.num_attention_heads == 4, "the size of a head follows from it"
+    assert tiny.config.course_shapes == layer_shapes(tiny) == {"heads": [2, 0], "ffn": [64, 64]}
+
+
+def test_attention_maps_are_those_of_the_heads_kept(tiny):
+    tiny.set_attn_implementation("eager")
+    given = inputs(tiny)
+    with torch.inference_mode():
+        before = tiny(**given, output_attentions=True).attentions[0]
+        remove_heads(tiny, [torch.tensor([2, 0]), torch.arange(4)])
+        after = tiny(**given, output_attentions=True).attentions[0]
+    torch.testing.assert_close(after, before[:, [2, 0]], rtol=0, atol=1e-6)  # one softmax of sums of 8 products
+
+
+def test_heads_and_neurons_go_on_from_an_empty_block(tiny):
+    empty = torch.tensor([], dtype=torch.int64)
+    remove_heads(tiny, [empty, torch.arange(3)])
+    remove_ffn_neurons(tiny, [torch.arange(9), empty])
+    report = remove_heads(tiny, [empty, torch.arange(2)])
+    assert report.changed == ["encoder.layer.1: 3 → 2 attention heads"]
+    assert layer_shapes(tiny) == {"heads": [0, 2], "ffn": [9, 0]}
+    with pytest.raises(ValueError, match=r"keep\[0\] = \[0\]: expected nothing: the layer has no attention heads left"):
+        remove_heads(tiny, [torch.tensor([0]), torch.arange(2)])
+    drop_layers(tiny, [1])
+    assert tiny.config.course_shapes == {"heads": [2], "ffn": [0]} and logits(tiny).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("keep", "found", "expected"),
+    [
+        ([[0, 1]], r"keep = 1", "one index tensor for each of 2 layers"),
+        ([[], []], r"keep = \[0, 0\]", "at least one of the attention heads"),
+        ([[0, 1], [0, 4]], r"keep\[1\] = \[0, 4\]", "different units of bert.encoder.layer.1.heads between 0 and 3"),
+        ([[0, 0], [1]], r"keep\[0\] = \[0, 0\]", "different units of bert.encoder.layer.0.heads between 0 and 3"),
+    ],
+)
+def test_bad_heads_are_refused_and_leave_the_model_whole(tiny, keep, found, expected):
+    before = logits(tiny)
+    with pytest.raises(ValueError, match=f"{found}: expected {expected}"):
+        remove_heads(tiny, [torch.tensor(k, dtype=torch.int64) for k in keep])
+    assert torch.equal(logits(tiny), before) and not hasattr(tiny.config, "course_shapes")
 
 
 # Layers
@@ -228,7 +305,8 @@ def test_bad_layers_are_refused_and_leave_the_model_whole(tiny, keep):
     ids=lambda model: type(model).__name__,
 )
 def test_models_not_built_like_bert_are_refused_by_name(model):
-    for call in (encoder_layers, lambda m: drop_layers(m, [0]), lambda m: remove_ffn_neurons(m, [torch.arange(4)])):
+    removals = (lambda m: remove_ffn_neurons(m, [torch.arange(4)]), lambda m: remove_heads(m, [torch.arange(1)]))
+    for call in (encoder_layers, lambda m: drop_layers(m, [0]), *removals):
         with pytest.raises(CourseError, match=rf"{type(model).__name__}: expected a BERT-like encoder \(base_model\.encoder"):
             call(model)
 
@@ -239,34 +317,6 @@ def test_the_layers_of_an_encoder_and_of_a_classifier_are_found(tiny):
 
 
 # Parts
-
-
-def test_shrink_linear_gives_the_rows_of_the_result_where_dropped_inputs_are_zero():
-    """fp64: at most 12 products and their sum, each off by one part in 1e16."""
-    generator = torch.Generator().manual_seed(0)
-    for trial in range(50):
-        fan_in, fan_out = random.Random(trial).choices(range(1, 13), k=2)
-        linear = nn.Linear(fan_in, fan_out, bias=trial % 2 == 0, dtype=torch.float64)
-        rows = torch.randperm(fan_out, generator=generator)[: 1 + trial % fan_out]
-        columns = torch.randperm(fan_in, generator=generator)[: 1 + trial % fan_in]
-        x = torch.randn(5, fan_in, generator=generator, dtype=torch.float64)
-        sparse = torch.zeros_like(x)
-        sparse[:, columns] = x[:, columns]
-        small = shrink_linear(linear, rows, columns)
-        assert small.weight.shape == (len(rows), len(columns)) and (small.bias is None) == (linear.bias is None)
-        torch.testing.assert_close(small(x[:, columns]), linear(sparse)[:, rows], rtol=0, atol=1e-13)
-        for same in (shrink_linear(linear, rows=rows)(x), linear(x)[:, rows]):
-            torch.testing.assert_close(same, linear(x)[:, rows], rtol=0, atol=1e-13)
-        assert torch.equal(shrink_linear(linear).weight, linear.weight)
-
-
-def test_a_shrunk_layer_shares_no_memory_with_the_old_one():
-    linear = nn.Linear(3, 3)
-    before = linear.weight.detach().clone()
-    small = shrink_linear(linear)
-    with torch.no_grad():
-        small.weight.zero_()
-    assert torch.equal(linear.weight, before) and small.weight.requires_grad
 
 
 def test_best_units_equals_sorting_by_score_then_index():
