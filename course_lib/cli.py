@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from course_lib import __version__
-from course_lib.commands import compression, lessons, training
+from course_lib.commands import compression, learning, lessons, training
 from course_lib.errors import CourseError
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ for command in (
     lessons.list,
     lessons.start,
     lessons.build,
+    learning.progress,
+    learning.check,
 ):
     app.command()(command)
 

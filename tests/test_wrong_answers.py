@@ -6,7 +6,7 @@ import itertools
 import pytest
 from wrong_answers import answers
 
-from course_lib.exercises.check import run_check
+from course_lib.exercises.checks import run_check
 from course_lib.exercises.judge import Verdict
 from course_lib.exercises.registry import LESSONS, exercises
 from course_lib.exercises.run import run_cases

@@ -6,13 +6,21 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from course_lib.exercises.check import check, hint, use
+    from course_lib.exercises.checks import check, hint, use
     from course_lib.exercises.mode import fast, pick
-    from course_lib.exercises.predict import predict, reveal
-    from course_lib.exercises.quiz import quiz
+    from course_lib.exercises.predictions import predict, reveal
+    from course_lib.exercises.questions import quiz
 
 __all__ = ["check", "fast", "hint", "pick", "predict", "quiz", "reveal", "use"]
-_HOME = {"check": "check", "hint": "check", "use": "check", "predict": "predict", "reveal": "predict", "quiz": "quiz", "fast": "mode", "pick": "mode"}  # fmt: skip
+_HOME = {
+    "check": "checks",
+    "hint": "checks",
+    "use": "checks",
+    "predict": "predictions",
+    "reveal": "predictions",
+    "quiz": "questions",
+}
+_HOME |= {"fast": "mode", "pick": "mode"}  # no module has the name of a function: importing it would put it in its place
 
 
 def __getattr__(name: str):
@@ -21,6 +29,4 @@ def __getattr__(name: str):
 
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value  # over the submodule of the same name
-    return value
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

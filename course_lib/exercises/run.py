@@ -3,7 +3,9 @@
 Whatever it does (raise, print, change its input, never return), an outcome comes back.
 """
 
+import _thread
 import contextlib
+import functools
 import inspect
 import io
 import random
@@ -25,12 +27,19 @@ from course_lib.exercises.exercise import Case
 from course_lib.exercises.values import article, copied, describe, kind, same
 
 PRINT_LIMIT = 10_000  # characters of a function's own output that are kept
-AGAIN = 0.05  # seconds until a function that goes on after it was stopped is stopped again
+AGAIN = 0.05  # seconds until a function that goes on all the same is stopped again
 NOT_THEIRS = (str(Path(__file__).parents[1]), *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 
 class TimeLimit(BaseException):
-    """The learner's function ran too long. No Exception, so that an ``except Exception`` in it does not swallow it."""
+    """The learner's function ran too long. No Exception, so that an ``except Exception`` in it does not swallow it.
+
+    A bare ``except`` does. So making one marks the alarm as due once more, and Python looks for due alarms when something is
+    called and at the end of a loop's body, but not on the way to an ``except``: the next one is raised there, where the
+    ``except`` no longer catches it.
+    """
+
+    __init__ = staticmethod(functools.partial(_thread.interrupt_main, getattr(signal, "SIGALRM", None)))  # no Python frame
 
 
 @dataclass
@@ -119,11 +128,7 @@ def _kept(output: Any) -> Any:
 
 
 def _within(seconds: float, function: Callable, args: tuple, calls: tuple) -> Any:
-    """:func:`_call`, with :class:`TimeLimit` raised in the learner's code after so many seconds, until it gives up.
-
-    Who swallows one (a bare ``except`` in a loop) gets the next a microsecond later, which meets them in the ``except`` or
-    on the way back to the top of the loop, where nothing catches it.
-    """
+    """:func:`_call`, with :class:`TimeLimit` raised in the learner's code after so many seconds, until it gives up."""
     if not can_stop():
         return _call(function, args, calls)
 
@@ -131,7 +136,6 @@ def _within(seconds: float, function: Callable, args: tuple, calls: tuple) -> An
         while frame is not None and frame.f_code is not _call.__code__:
             frame = frame.f_back
         if frame is not None:
-            signal.setitimer(signal.ITIMER_REAL, 1e-6, AGAIN)
             raise TimeLimit
 
     handler, start = signal.signal(signal.SIGALRM, stop), time.monotonic()
@@ -156,7 +160,7 @@ def _misfit(function: Callable, args: tuple) -> str | None:
     """Why the function cannot be called with so many arguments; None when it can."""
     if not callable(function):
         return f"Expected a function; this is {describe(function)}, {article(kind(function))}."
-    name = getattr(function, "__name__", "it")
+    name = getattr(function, "__name__", type(function).__name__)
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -177,8 +181,8 @@ def _say(error: BaseException) -> str:
 
 def _line(error: BaseException) -> str | None:
     """The last line of the traceback that is neither the library's nor Python's own."""
-    own = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(NOT_THEIRS)]
-    return f"line {own[-1].lineno}: {own[-1].line}" if own and own[-1].line else None
+    own = [f for f in traceback.extract_tb(error.__traceback__) if f.line and not f.filename.startswith(NOT_THEIRS)]
+    return f"line {own[-1].lineno}: {own[-1].line}" if own else None
 
 
 class _Limited(io.StringIO):

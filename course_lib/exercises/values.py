@@ -148,7 +148,7 @@ def article(noun: str) -> str:
     >>> article("int"), article("list")
     ('an int', 'a list')
     """
-    return ("an " if noun[:1] in "aeiou" else "a ") + noun
+    return ("an " if noun[:1].lower() in "aeiou" else "a ") + noun
 
 
 def describe(value: Any, limit: int = 8) -> str:

@@ -10,7 +10,7 @@ from course_lib.exercises.card import Card
 from course_lib.exercises.mode import headless
 from course_lib.exercises.progress import read_progress, record_measurement, record_prediction
 
-THOUSANDS = re.compile(r"-?\d{1,3}([ _,]\d{3})+(\.\d*)?")
+THOUSANDS = re.compile(r"-?[1-9]\d{0,2}([ _,]\d{3})+(\.\d*)?")
 
 
 def predict(

@@ -4,7 +4,7 @@ from course_lib.errors import CourseError
 from course_lib.exercises.card import Card
 from course_lib.exercises.exercise import Question
 from course_lib.exercises.mode import headless
-from course_lib.exercises.predict import acceptable, with_unit
+from course_lib.exercises.predictions import acceptable, with_unit
 from course_lib.exercises.progress import record_answer
 from course_lib.exercises.registry import find_question
 
