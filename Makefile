@@ -17,10 +17,10 @@ $(if $(wildcard $(1)/*/*.ipynb),COURSE_FAST=1 COURSE_HEADLESS=1 COURSE_PROGRESS=
 	-o addopts=-q -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --timeout=300 $(1),@echo "$(1): no notebooks yet")
 endef
 
-.PHONY: help course test lab lessons bench lint clean
+.PHONY: help course test test-browser lab lessons bench lint clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12")'
@@ -39,6 +39,9 @@ test: $(STAMP) ## lint and all tests, all lessons, without a network
 	$(BIN)/course build --check
 	$(call run_notebooks,solutions)
 	$(call run_notebooks,notebooks)
+
+test-browser: $(STAMP) ## take a lesson in Chromium; screenshots in artifacts/browser
+	$(BIN)/python -m pytest tests/browser -m browser
 
 lab: $(STAMP) ## copy the lessons to work/ (yours are kept) and open JupyterLab there
 	$(BIN)/course start
