@@ -1,7 +1,10 @@
 """Every exercise of every lesson against the answers learners give: what each earns, and what each is told."""
 
+import ast
 import functools
 import itertools
+import json
+from pathlib import Path
 
 import pytest
 from wrong_answers import answers
@@ -12,6 +15,7 @@ from course_lib.exercises.registry import LESSONS, exercises
 from course_lib.exercises.run import run_cases
 from course_lib.exercises.values import same
 
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SEEDS = range(5)
 WALK = [pytest.param(stem, exercise, id=f"{stem}-{exercise.id}") for stem in LESSONS for exercise in exercises(stem)]
 every_exercise = pytest.mark.parametrize("stem, exercise", WALK)
@@ -30,6 +34,18 @@ def verdicts(exercise, function) -> list[Verdict]:
 
 def stub(*args):
     raise NotImplementedError()
+
+
+def built_stub(notebook: Path, exercise: str):
+    """What a learner finds in the built notebook in the place of the answer; defined among the lesson's imports."""
+    cells = [c for c in json.loads(notebook.read_text("utf-8"))["cells"] if c["cell_type"] == "code"]
+    names: dict = {}
+    for cell in cells:
+        tree = ast.parse("".join(cell["source"]))
+        theirs = cell["metadata"].get("course", {}).get("exercise") == exercise
+        wanted = tree.body if theirs else [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module(wanted, []), notebook.name, "exec"), names)
+    return names[exercise]
 
 
 @pytest.mark.parametrize("stem", LESSONS)
@@ -52,8 +68,25 @@ def test_the_reference_earns_full_marks(stem, exercise):
 
 @every_exercise
 def test_a_stub_earns_nothing_and_counts_as_not_attempted(stem, exercise):
-    for verdict in verdicts(exercise, stub):
-        assert verdict.state == "not attempted" and verdict.points == 0
+    notebook = NOTEBOOKS / LESSONS[stem] / f"{stem}.ipynb"
+    for function in [stub, built_stub(notebook, exercise.id)] if notebook.exists() else [stub]:
+        for verdict in verdicts(exercise, function):
+            assert verdict.state == "not attempted" and verdict.points == 0
+
+
+def test_the_stub_of_a_built_notebook_is_what_stands_in_its_cell(tmp_path):
+    def cell(source: str, **course) -> dict:
+        return {"cell_type": "code", "source": source.splitlines(keepends=True), "metadata": {"course": course}}
+
+    cells = [
+        {"cell_type": "markdown", "source": ["# f"], "metadata": {}},
+        cell("import math\nmath.undefined()"),
+        cell("def f(x: math.nan = math.pi):\n    raise NotImplementedError(x)", exercise="f"),
+        cell("def f(x):\n    return 1", exercise="g"),
+    ]
+    (tmp_path / "nb.ipynb").write_text(json.dumps({"cells": cells}))
+    with pytest.raises(NotImplementedError, match=r"3\.14"):
+        built_stub(tmp_path / "nb.ipynb", "f")()
 
 
 @every_exercise

@@ -25,12 +25,15 @@ class Case:
         part: the share of the points it belongs to; a part counts when all its cases pass.
         calls: for things with state: ``(method, arguments)`` to call, in order, on what ``function(*args)`` returns;
             the output is then the list of their results.
+        free: more than one output is right, as where scores are equal. A misconception is recognised by the other cases that
+            fail, if there are any: a wrong answer need not choose as its model does.
     """
 
     label: str
     args: tuple = ()
     part: str = "values"
     calls: tuple[tuple[str, tuple], ...] = ()
+    free: bool = False
 
     @property
     def size(self) -> int:

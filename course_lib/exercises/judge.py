@@ -89,12 +89,13 @@ def _raised(outcome: Outcome) -> str:
 
 def _misconception(exercise: Exercise, failing: list) -> tuple[str, str] | None:
     """Name and words of the first known mistake that does what the learner's function did, on every failing case."""
-    returned = [(c, o) for c, o, _ in failing if o.returned]
+    telling = [row for row in failing if not row[0].free] or failing
+    returned = [(c, o) for c, o, _ in telling if o.returned]
     if not returned:
         return None
     case, outcome = min(returned, key=lambda row: row[0].size)
     for misconception in exercise.misconceptions:
-        if all(_alike(run_case(misconception.mistake, c, exercise.seconds), o) for c, o, _ in failing):
+        if all(_alike(run_case(misconception.mistake, c, exercise.seconds), o) for c, o, _ in telling):
             try:
                 return misconception.name, misconception.says(case, outcome.output)
             except Exception:  # words that do not fit this output: then it is described like any other

@@ -12,6 +12,8 @@ from course_lib.exercises.exercise import Exercise, Question
 
 LESSONS = {  # file stem → part, in the order of the course
     "00_start_here": "0_start",
+    "01_l1_pruning_math": "1_pruning",
+    "02_which_weights_to_prune": "1_pruning",
 }
 
 

@@ -77,8 +77,14 @@ reveal("file_size", measured=100 * size["nine tenths zero"] / size["dense"], uni
 # %%
 reveal("product_time", measured=100 * time["nine tenths zero"] / time["dense"], unit="%")
 
+# %%
+prose(
+    f"The file went from {size['dense']:,} bytes to {size['nine tenths zero']:,}, "
+    f"the product from {time['dense']:.2f} ms to {time['nine tenths zero']:.2f} ms."
+)
+
 # %% [markdown]
-# The file has not shrunk by a byte, and the product takes about as long as before. A zero is a number like any other: it takes 32 bits, and
+# Whatever differs there beyond the last digit is the restlessness of a computer. A zero is a number like any other: it takes 32 bits, and
 # it is multiplied like any other. **A model gets smaller only when fewer bits are stored, and faster only when less is computed.**
 # Neither happens by itself. Making both happen, and keeping what the model knows, is what this course is about.
 #
@@ -228,8 +234,8 @@ plot_parts({part: megabytes(count, 32) for part, count in parts.items()})
 reveal("embedding_share", measured=100 * parts["word pieces"] / sum(parts.values()), unit="%")
 
 # %% [markdown]
-# Half of this model is a table of word vectors, of which a sentence touches a few dozen rows. Keep the picture in mind: a method that
-# makes only the layers smaller, however clever, cannot halve this file. Lesson 12 trims the table; lesson 17 stores it in 8 bits.
+# The longest bar is a table of word vectors, of which a sentence touches a few dozen rows. Keep the picture in mind: a method that
+# makes only the layers smaller, however clever, leaves it as it is. Lesson 12 trims the table; lesson 17 stores it in 8 bits.
 #
 # Now turn the knob: the bits of each parameter, in the layers and in the table.
 
@@ -288,10 +294,10 @@ quiz("why_predict")
 # **In your own words** (an instructor reads this one): somebody tells you that their model has become 60 % smaller by pruning. Which two questions do
 # you ask before you believe it?
 #
-# ### BEGIN SOLUTION
+# <!-- BEGIN SOLUTION -->
 # For example: *"Smaller on disk, or fewer non-zero weights?"* and *"At what score on data that chose nothing?"* Good answers also ask what was
 # counted (scales, indices, masks, tokenizer), whether it is faster too and on which machine, and whether it was trained again afterwards.
-# ### END SOLUTION
+# <!-- END SOLUTION -->
 
 # %% [markdown]
 # ## In five lines
@@ -299,7 +305,7 @@ quiz("why_predict")
 # 1. A zero takes as many bits and as much time as any other number.
 # 2. Sparsity is the fraction of zeros; density is the rest.
 # 3. Size in MB is parameters × bits / 8 / 10⁶, with everything counted that one ships.
-# 4. Half of our encoder is its table of word pieces.
+# 4. The largest part of our encoder is its table of word pieces, not its layers.
 # 5. Predict, then measure; what surprises you is what you learn.
 #
 # **Sources.** The encoder: Wang et al., *MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers*, 2020,

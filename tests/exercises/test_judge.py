@@ -266,3 +266,29 @@ def test_the_judgement_needs_no_learners_code():
     outcomes = run_cases(lambda w, limit: w, cases, 1.0)
     again = [dataclasses.replace(o) for o in outcomes]
     assert judge(CLIP, cases, again) == judge(CLIP, cases, outcomes)
+
+
+def test_where_several_outputs_are_right_a_misconception_is_recognised_by_the_other_cases():
+    """Keep one of two equal numbers: the mistake keeps none of the others either, but chooses another of the equals."""
+
+    def verify(case, output):
+        return (
+            None
+            if sorted(output.tolist()) == [False] * (len(output) - 1) + [True] and case.args[0][output] == case.args[0].max()
+            else "no"
+        )
+
+    cases = [
+        Case("different numbers", (torch.tensor([1.0, 3.0, 2.0]),)),
+        Case("equals", (torch.tensor([2.0, 2.0]),), free=True),
+    ]
+    first = Misconception("smallest", lambda w: torch.arange(len(w)) == w.argmin(), lambda case, output: "the smallest")
+    exercise = dataclasses.replace(CLIP, id="largest", cases=lambda g: cases, verify=verify, misconceptions=(first,))
+
+    def smallest_from_behind(w):
+        return torch.arange(len(w)) == len(w) - 1 - w.flip(0).argmin() if len(w) > 2 else torch.tensor([True, True])
+
+    verdict = judge(exercise, cases, run_cases(smallest_from_behind, cases, 5.0))
+    assert verdict.misconception == "smallest" and verdict.passed == 0
+    only_free = judge(exercise, cases[1:], run_cases(lambda w: torch.tensor([True, True]), cases[1:], 5.0))
+    assert only_free.misconception is None and "With equals" in only_free.message
