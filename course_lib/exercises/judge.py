@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from course_lib.exercises.exercise import Case, Exercise
+from course_lib.exercises.exercise import Case, Exercise, Misconception
 from course_lib.exercises.run import PRINT_LIMIT, Outcome, run_case
 from course_lib.exercises.values import article, describe, kind, same
 
@@ -35,8 +35,8 @@ class Verdict:
 def judge(exercise: Exercise, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> Verdict:
     """Points, and for a wrong answer one message.
 
-    The message is the misconception whose own outputs are those of every failing case, else the fault of the smallest
-    failing case.
+    The message is that of the misconception which fails as the function does on every failing case (and, if several do,
+    passes where it passes), else the fault of the smallest failing case.
     """
     verdict = Verdict("passed", 0.0, exercise.points, 0, len(cases))
     if outcomes[0].not_attempted:
@@ -53,7 +53,7 @@ def judge(exercise: Exercise, cases: Sequence[Case], outcomes: Sequence[Outcome]
         return verdict
     verdict.state = "wrong"
     failing = [(c, o, f) for c, o, f in zip(cases, outcomes, faults, strict=True) if f is not None and not o.skipped]
-    found = _misconception(exercise, failing)
+    found = _misconception(exercise, failing, [c for c, f in zip(cases, faults, strict=True) if f is None])
     if found:
         verdict.misconception, verdict.message = found
     else:
@@ -87,20 +87,24 @@ def _raised(outcome: Outcome) -> str:
     return f"{said}. {meaning}" if meaning else said
 
 
-def _misconception(exercise: Exercise, failing: list) -> tuple[str, str] | None:
-    """Name and words of the first known mistake that does what the learner's function did, on every failing case."""
+def _misconception(exercise: Exercise, failing: list, passing: list[Case]) -> tuple[str, str] | None:
+    """Name and words of the known mistake that does what the learner's function did."""
     telling = [row for row in failing if not row[0].free] or failing
     returned = [(c, o) for c, o, _ in telling if o.returned]
     if not returned:
         return None
     case, outcome = min(returned, key=lambda row: row[0].size)
-    for misconception in exercise.misconceptions:
-        if all(_alike(run_case(misconception.mistake, c, exercise.seconds), o) for c, o, _ in telling):
-            try:
-                return misconception.name, misconception.says(case, outcome.output)
-            except Exception:  # words that do not fit this output: then it is described like any other
-                return None
-    return None
+    alike = [m for m in exercise.misconceptions if all(_alike(_made(exercise, m, c), o) for c, o, _ in telling)]
+    if len(alike) > 1:  # the first one that is right where the learner is right, or else the first
+        alike.sort(key=lambda m: any(_fault(exercise, c, _made(exercise, m, c)) for c in passing))
+    try:
+        return (alike[0].name, alike[0].says(case, outcome.output)) if alike else None
+    except Exception:  # words that do not fit this output: then it is described like any other
+        return None
+
+
+def _made(exercise: Exercise, misconception: Misconception, case: Case) -> Outcome:
+    return run_case(misconception.mistake, case, exercise.seconds)
 
 
 def _alike(mistake: Outcome, outcome: Outcome) -> bool:

@@ -168,8 +168,24 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
             yield _with(node, **{"attr" if isinstance(node, ast.Attribute) else "id": NAMES[name]})
     elif isinstance(node, ast.Call):
         yield from _changed_calls(node)
+    elif isinstance(node, ast.Slice) and node.step is None and (node.lower is None) != (node.upper is None):
+        yield _with(node, lower=node.upper, upper=node.lower)  # the other side of the cut
+        yield from _shifted_cuts(node)
+    elif isinstance(node, ast.Expr) or (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript)):
+        yield ast.Pass()  # a change in place left out
     elif isinstance(node, ast.If | ast.IfExp | ast.While):
         yield _with(node, test=ast.copy_location(ast.UnaryOp(ast.Not(), node.test), node.test))
+
+
+def _shifted_cuts(node: ast.Slice) -> Iterator[ast.AST]:
+    """``x[:k]`` with a cut one later and one earlier; constants are changed as constants."""
+    side = "upper" if node.lower is None else "lower"
+    bound = getattr(node, side)
+    if not isinstance(bound, ast.Constant):
+        for op in (ast.Add, ast.Sub):
+            yield _with(
+                node, **{side: ast.copy_location(ast.BinOp(bound, op(), ast.copy_location(ast.Constant(1), bound)), bound)}
+            )
 
 
 def _changed_calls(node: ast.Call) -> Iterator[ast.AST]:
@@ -204,6 +220,11 @@ def _text(node: ast.AST) -> str:
     return ast.unparse(node).splitlines()[0]
 
 
+def defined(solution: Solution) -> Callable | None:
+    """The solution as a function or class."""
+    return _defined(solution.tree, solution)
+
+
 def _defined(tree: ast.Module, solution: Solution) -> Callable | None:
     names = dict(solution.names)
     try:
@@ -231,7 +252,7 @@ class _Right:
     """What the solution gives on many inputs, worked out when first needed."""
 
     def __init__(self, solution: Solution, exercise: Exercise, inputs: int) -> None:
-        self.function = _defined(copy.deepcopy(solution.tree), solution)
+        self.function = defined(solution)
         drawn = itertools.chain.from_iterable(exercise.draw(seed) for seed in itertools.count())
         self.drawn, self.known = itertools.islice(drawn, inputs), []
 

@@ -84,6 +84,25 @@ def test_a_misconception_that_raises_where_the_answer_raises_is_recognised():
     assert check(other_error, exercise).misconception is None
 
 
+def test_of_two_misconceptions_that_fail_alike_the_one_that_passes_alike_is_named():
+    both = Misconception("both", lambda w, limit: w.clamp(max=limit), lambda case, output: "always one-sided")
+    flat = Misconception(
+        "flat", lambda w, limit: w.clamp(max=limit) if w.dim() == 1 else clip(w, limit), lambda case, output: "flat"
+    )
+    exercise = dataclasses.replace(CLIP, misconceptions=(both, flat))
+    assert check(flat.mistake, exercise).misconception == "flat"
+    assert check(both.mistake, exercise).misconception == "both"
+
+    def partly(w, limit):
+        return w.clamp(max=limit) if limit else clip(w, limit)
+
+    edges = dataclasses.replace(exercise, misconceptions=(flat, both))
+    assert check(partly, edges).misconception == "both"  # neither passes where it passes, and only one gives what it gives
+
+    first_only = dataclasses.replace(exercise, cases=lambda g: CLIP.cases(g)[::2])
+    assert check(partly, first_only).misconception == "both"  # no way to tell: the first
+
+
 def test_words_that_do_not_fit_an_output_are_left_unsaid():
     mistake = Misconception("list", lambda w, limit: w.tolist(), lambda case, output: f"{output.mean()}")
     verdict = check(lambda w, limit: w.tolist(), dataclasses.replace(CLIP, misconceptions=(mistake,)))

@@ -7,9 +7,10 @@ from pathlib import Path
 import mutation
 import pytest
 import torch
-from mutation import main, mutants, solutions, tally
+from mutation import defined, main, mutants, solutions, tally
 from samples import CLIP, COUNTER
 
+from course_lib.exercises.checks import run_check
 from course_lib.exercises.registry import find
 
 INPUTS = 300  # of 10 000: `python -m tests.exercises.mutation` draws them all
@@ -93,9 +94,14 @@ def changes(body: str, tmp_path, exercise: str = "f") -> set[str]:
         ("return torch.abs(w)", {"w"}),
         ("return abs(w)", {"w"}),
         ("return w.frob()", set()),
+        ("return w[:k]", {"k:", ":k + 1", ":k - 1"}),
+        ("return w[1:]", {":1", "0", "2"}),
+        ("return w[k:w], w[::k]", set()),
+        ("w[k] = k", {"pass"}),
+        ("w.append(k)", {"pass"}),
         ("return w if k else 'text'", {"w if not k else 'text'"}),
         ("if k:\n    return w", {"if not k:"}),
-        ("while w in k:\n    w", {"while not w in k:", "w not in k"}),
+        ("while w in k:\n    w += k", {"while not w in k:", "w not in k", "w -= k"}),
     ],
 )
 def test_every_operator_constant_comparison_name_and_keyword_is_changed(body, expected, tmp_path):
@@ -146,6 +152,14 @@ def test_the_command_prints_the_tally_and_every_survivor(source, monkeypatch, ca
     assert "01_sample Counter: " in out and out.splitlines()[-1].endswith(" %)")
     main(["00_other"])
     assert capsys.readouterr().out == "0 of 0 caught (0.0 %)\n"
+
+
+@pytest.mark.parametrize("path", mutation.lessons(), ids=lambda p: p.stem)
+def test_the_solutions_of_a_lesson_earn_full_marks_whatever_the_seed(path):
+    for solution in solutions(path):
+        for seed in range(5):
+            verdict = run_check(find(solution.exercise), defined(solution), seed)
+            assert verdict.state == "passed", f"{solution.exercise}: {verdict.message}"
 
 
 @pytest.mark.parametrize("path", mutation.lessons(), ids=lambda p: p.stem)
