@@ -119,6 +119,23 @@ def mask_layers(model: nn.Module, keep: Sequence[int]) -> Report:
     return count.report(changed)
 
 
+def dead_units(model: nn.Module, groups: Sequence[CoupledGroup] | None = None) -> dict[str, torch.Tensor]:
+    """Masks without the units that nothing reads, because all their columns in the reader are zero: free to remove.
+
+    So zeroed columns (:func:`course_lib.pruning.apply.apply` with ``granularity="channel", axis=1``, or a group penalty) become
+    smaller matrices. Zeroed *rows* are not enough: a neuron without weights still puts out ``GELU(b)``.
+
+    Returns:
+        Group name → bool (units,), for the groups that have such units; for :func:`mask_units`.
+    """
+    masks = {}
+    for group in encoder_groups(model) if groups is None else groups:
+        columns = model.get_submodule(group.reader.module).weight.detach().transpose(0, 1)
+        read = columns.reshape(group.units, -1).ne(0).any(dim=1)
+        masks |= {} if read.all() else {group.name: read}
+    return masks
+
+
 def masks_of(model: nn.Module, groups: Sequence[CoupledGroup] | None = None) -> dict[str, torch.Tensor]:
     """The masks in force: group name → bool (units,), a copy; all True where a group has none."""
     found = {gate.group.name: gate.keep for _, gate in gates(model) if isinstance(gate, UnitGate)}

@@ -339,3 +339,32 @@ def test_tied_parameters_are_counted_once():
     assert parameter_count(nn.Sequential(a, b)) == 40
     b.weight = a.weight
     assert parameter_count(nn.Sequential(a, b)) == 24
+
+
+# Oracle
+
+
+@pytest.mark.oracles
+def test_torch_pruning_removes_the_same_rows_and_columns(tiny):
+    """It is asked for rows of the first matrix; its tracer finds the rest."""
+    tp = pytest.importorskip("torch_pruning")
+    theirs, drop = copy.deepcopy(tiny), [0, 7, 63]
+    graph = tp.DependencyGraph().build_dependency(theirs, example_inputs=inputs(theirs))
+    for layer in encoder_layers(theirs):
+        graph.get_pruning_group(layer.intermediate.dense, tp.prune_linear_out_channels, idxs=drop).prune()
+    remove_ffn_neurons(tiny, [torch.tensor([i for i in range(64) if i not in drop])] * 2)
+    mine, other = tiny.state_dict(), theirs.state_dict()
+    assert mine.keys() == other.keys() and all(torch.equal(mine[k], other[k]) for k in mine)
+
+
+@pytest.mark.oracles
+def test_torch_pruning_finds_the_same_four_matrices_for_a_head(tiny):
+    """It is asked for rows of the value matrix; fused attention leads its tracer to query, key and output."""
+    tp = pytest.importorskip("torch_pruning")
+    theirs, drop = copy.deepcopy(tiny), list(range(8, 16))  # the second head
+    graph = tp.DependencyGraph().build_dependency(theirs, example_inputs=inputs(theirs))
+    for layer in encoder_layers(theirs):
+        graph.get_pruning_group(layer.attention.self.value, tp.prune_linear_out_channels, idxs=drop).prune()
+    remove_heads(tiny, [torch.tensor([0, 2, 3])] * 2)
+    mine, other = tiny.state_dict(), theirs.state_dict()
+    assert mine.keys() == other.keys() and all(torch.equal(mine[k], other[k]) for k in mine)

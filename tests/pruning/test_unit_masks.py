@@ -13,10 +13,11 @@ from course_lib.errors import CourseError
 from course_lib.models.gates import gates
 from course_lib.models.surgery import encoder_layers, layer_shapes
 from course_lib.models.zoo import find_encoder, load_token_classifier, load_tokenizer, save_model
-from course_lib.pruning.masks import global_masks
+from course_lib.pruning.masks import global_masks, mask_by_sparsity
 from course_lib.pruning.structure import drop_layers, remove_ffn_neurons, remove_heads
 from course_lib.pruning.unit_masks import (
     compact,
+    dead_units,
     encoder_groups,
     mask_by_plan,
     mask_layers,
@@ -266,6 +267,34 @@ def test_a_bad_plan_is_refused(plan, error, message):
 def test_a_group_without_scores_is_named():
     with pytest.raises(ValueError, match=r"scores = \[\]: expected scores of bert.encoder.layer.0.heads"):
         mask_by_plan(small_bert(), {"*.0.heads": 0.5}, scores={})
+
+
+# From masks on weights
+
+
+def prune_weight(weight: torch.Tensor, sparsity: float, granularity, axis: int = 0) -> None:
+    with torch.no_grad():
+        weight *= mask_by_sparsity(weight.abs(), sparsity, granularity, axis)
+
+
+def test_units_whose_columns_were_pruned_go_without_a_change():
+    """Columns as blocks, then heads and neurons that nothing reads: the weights' masks become smaller matrices."""
+    model = small_bert()
+    for layer in encoder_layers(model):
+        prune_weight(layer.output.dense.weight, 0.25, "channel", axis=1)
+    prune_weight(encoder_layers(model)[1].attention.output.dense.weight, 0.5, (32, 8))  # blocks as wide as a head
+    before, found = logits(model), dead_units(model)
+    assert {n: int(m.sum()) for n, m in found.items()} == {NEURONS.format(0): 48, HEADS.format(1): 2, NEURONS.format(1): 48}
+    mask_units(model, found)
+    compact(model)
+    torch.testing.assert_close(logits(model), before, rtol=0, atol=FP64)
+    assert layer_shapes(model) == {"heads": [4, 2], "ffn": [48, 48]} and dead_units(model) == {}
+
+
+def test_zeroed_rows_alone_make_no_unit_dead():
+    model = small_bert()
+    prune_weight(encoder_layers(model)[0].intermediate.dense.weight, 0.5, "channel")
+    assert dead_units(model) == {}
 
 
 # Again, and on
