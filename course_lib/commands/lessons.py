@@ -1,5 +1,6 @@
 """``course build``, ``start`` and ``list``: lessons from their sources, into the learner's hands."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,10 +31,10 @@ def build(
 
     if check and measure:
         raise CourseError("--check changes nothing and --measure does; expected one of them.")
-    known = sources(find_root())
-    chosen = choose(lessons or [], known)
+    root = find_root()
+    chosen = choose(lessons or [], sources(root))
     if check:
-        _check(chosen, known if not lessons else [])
+        _check(chosen, None if lessons else root)
         return
     say(f"{len(chosen)} lesson{'s' * (len(chosen) != 1)} to build; each takes up to three minutes")
     for lesson, nb, run in build_lessons(chosen, find, measure):
@@ -45,11 +46,11 @@ def build(
         )
 
 
-def _check(chosen: list, everything: list) -> None:
+def _check(chosen: list, everything_in: Path | None) -> None:
     from course_lib.classroom.build import check, left_over
     from course_lib.exercises.registry import find
 
-    wrong = check(chosen, find) + (left_over(everything[0].root, everything) if everything else [])
+    wrong = check(chosen, find) + (left_over(everything_in, chosen) if everything_in else [])
     for line in wrong:
         print(line)
     if wrong:
@@ -97,14 +98,14 @@ def list() -> None:
     Example: `course list`
     """
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from course_lib.classroom.layout import find_root, released
     from course_lib.classroom.listing import rows
     from course_lib.exercises.progress import read_progress
 
-    table = Table("lesson", "title", "minutes", "points", "progress")
+    table = Table(Column("lesson", no_wrap=True), "title", "minutes", "solved", "points")
     for row in rows(released(find_root()), read_progress()):
-        progress = f"{row.passed} of {row.exercises} exercises, {row.earned:g} points"
-        table.add_row(row.path.as_posix(), row.title, str(row.minutes), f"{row.points:g}", progress)
+        solved, points = f"{row.passed} of {row.exercises}", f"{row.earned:g} of {row.points:g}"
+        table.add_row(row.path.as_posix(), row.title, str(row.minutes), solved, points)
     Console().print(table)

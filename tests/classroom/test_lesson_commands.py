@@ -42,6 +42,12 @@ def test_check_of_one_lesson_looks_at_that_one_only(say, copied):
     assert say("build", "01", "--check")[0] == 0
 
 
+def test_check_finds_what_is_left_of_a_lesson_that_is_gone(say, copied):
+    copied.source.unlink()
+    code, out, _ = say("build", "--check")
+    assert code == 1 and "notebooks/1_sample/01_sample.ipynb: no source gives it; delete it" in out
+
+
 def test_build_says_what_each_lesson_took(say, copied):
     copied.notebook.unlink()
     code, out, err = say("build", "sample")
@@ -91,23 +97,22 @@ def test_without_lessons_start_makes_the_folder_that_jupyter_opens(say, copied):
     assert (copied.root / "work").is_dir()
 
 
+def test_list_keeps_paths_whole_in_a_narrow_window(say, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    assert "notebooks/1_sample/01_sample.ipynb" in say("list")[1]
+
+
 def test_list_shows_path_title_minutes_points_and_progress(say, copied):
     code, out, _ = say("list")
     row = out.splitlines()[3]
     assert code == 0
-    for part in (
-        "notebooks/1_sample/01_sample.ipynb",
-        "How many weights are zero?",
-        " 10 ",
-        " 7 ",
-        "0 of 2 exercises, 0 points",
-    ):
+    for part in ("notebooks/1_sample/01_sample.ipynb", "How many weights are zero?", " 10 ", "0 of 2", "0 of 7"):
         assert part in row
     say("start")
     record_check("sparsity", "passed", 2.0, 2.0, None)
     record_check("megabytes", "wrong", 0.5, 2.0, "mebibytes")
     row = say("list")[1].splitlines()[3]
-    assert "work/1_sample/01_sample.ipynb" in row and "1 of 2 exercises, 2.5 points" in row
+    assert "work/1_sample/01_sample.ipynb" in row and "1 of 2" in row and "2.5 of 7" in row
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]", '{"metadata": {"course": {}}, "cells": []}'])
