@@ -16,6 +16,7 @@ import torch
 from course_lib.errors import expect
 
 Choose = Callable[[int, torch.Tensor], torch.Tensor]
+LEAF = 32  # columns corrected one by one; more of them at a time are corrected by a matrix product
 
 
 def checked_layer(weight: torch.Tensor, hessian: torch.Tensor) -> None:
@@ -85,7 +86,7 @@ def inverse_factor(hessian: torch.Tensor) -> torch.Tensor:
     return torch.linalg.solve_triangular(transposed, torch.eye(len(hessian), dtype=torch.float64), upper=False)
 
 
-def sweep(weight: torch.Tensor, factor: torch.Tensor, choose: Choose, begin: Choose | None = None, block: int = 32):
+def sweep(weight: torch.Tensor, factor: torch.Tensor, choose: Choose, begin: Choose | None = None, block: int = LEAF):
     """Replace the columns of a weight one after another; those still to come make up for the error.
 
     The columns are halved again and again: the second half is corrected by one product when the first is done, so that
@@ -105,24 +106,25 @@ def sweep(weight: torch.Tensor, factor: torch.Tensor, choose: Choose, begin: Cho
     factor = factor.to(weight.dtype)
     errors = torch.empty_like(columns)
 
-    def one_block(low: int, high: int) -> None:
-        if begin:
+    def visit(low: int, high: int, unit: int) -> None:
+        parts = -(-(high - low) // unit)
+        if parts > 1:
+            middle = low + parts // 2 * unit
+            visit(low, middle, unit)
+            columns[middle:high] -= factor[middle:high, low:middle] @ errors[low:middle]
+            visit(middle, high, unit)
+            return
+        if begin and unit == block:  # the columns of this block are corrected for all before it
             begin(low, columns[low:high])
+        if unit > LEAF:
+            visit(low, high, LEAF)
+            return
         for j in range(low, high):
             corrected = columns[j] - factor[j, low:j] @ errors[low:j]
             columns[j] = choose(j, corrected)
             errors[j] = (corrected - columns[j]) / factor[j, j]
 
-    def several(low: int, high: int) -> None:
-        blocks = -(-(high - low) // block)
-        if blocks <= 1:
-            return one_block(low, high)
-        middle = low + blocks // 2 * block
-        several(low, middle)
-        columns[middle:high] -= factor[middle:high, low:middle] @ errors[low:middle]
-        several(middle, high)
-
-    several(0, len(columns))
+    visit(0, len(columns), block)
     return columns.T.contiguous(), errors
 
 
