@@ -8,6 +8,11 @@ from course_lib.exercises.exercise import Case, Exercise, Misconception
 from course_lib.exercises.run import PRINT_LIMIT, Outcome, run_case
 from course_lib.exercises.values import article, describe, kind, same
 
+INSTEAD = {
+    "generator": "it yields instead of returning. Is there a `yield` where `return` is meant?",
+    "coroutine": "it is an `async` function, which returns later. Leave that word out.",
+}
+
 
 @dataclass
 class Verdict:
@@ -73,6 +78,8 @@ def _fault(exercise: Exercise, case: Case, outcome: Outcome) -> str | None:
         return _raised(outcome)
     if outcome.output is None:
         return "it returned None. Does every path through the function end in `return`?"
+    if kind(outcome.output) in INSTEAD:
+        return INSTEAD[kind(outcome.output)]
     try:
         return exercise.verify(case, outcome.output)
     except Exception as error:  # an output so strange that judging it failed

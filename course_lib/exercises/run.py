@@ -159,7 +159,8 @@ def _untouched(after: Any, before: Any) -> bool:
 def _misfit(function: Callable, args: tuple) -> str | None:
     """Why the function cannot be called with so many arguments; None when it can."""
     if not callable(function):
-        return f"Expected a function; this is {describe(function)}, {article(kind(function))}."
+        what = "None" if function is None else f"{describe(function)}, {article(kind(function))}"
+        return f"Expected a function; this is {what}."
     name = getattr(function, "__name__", type(function).__name__)
     try:
         signature = inspect.signature(function)

@@ -128,6 +128,14 @@ class Halver:
         return w / 2
 
 
+async def later(w, limit):
+    return w
+
+
+def yields(w, limit):
+    yield w
+
+
 @pytest.mark.parametrize(
     "function, message",
     [
@@ -140,6 +148,8 @@ class Halver:
         (lambda w, limit: 1 / 0, "With a limit of 0, `clip([-1, 2], 0)`: it raised ZeroDivisionError: division by zero (`line "),
         (lambda w: w, "`<lambda>(w)` is called with 2 arguments, and cannot be. Keep the first line of the function as the lesson has it."),
         ("clip", "Expected a function; this is 'clip', a str."),
+        (later, "With a limit of 0, `clip([-1, 2], 0)` gave a coroutine: it is an `async` function, which returns later."),
+        (yields, "With a limit of 0, `clip([-1, 2], 0)` gave a generator: it yields instead of returning. Is there a `yield`"),
         (Halver(), "`Halver(w)` is called with 2 arguments, and cannot be."),
     ],
 )  # fmt: skip

@@ -88,7 +88,7 @@ def takes_two(w, threshold):
         (takes_nothing, "`takes_nothing()` is called with 1 argument, and cannot be. Keep the first line of the function"),
         (takes_two, "`takes_two(w, threshold)` is called with 1 argument, and cannot be."),
         (3.0, "Expected a function; this is 3, a float."),
-        (None, "Expected a function; this is None, a NoneType."),
+        (None, "Expected a function; this is None."),
     ],
 )
 def test_what_does_not_fit_the_arguments_is_not_called(function, words):
