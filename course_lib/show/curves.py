@@ -44,5 +44,6 @@ def metric_against_sparsity(
         axes.set(xlabel="sparsity, %", title=title if len(panels) > 1 else "")
     all_axes[0].set_ylabel(metric)
     handles, labels = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 5), frameon=False)
+    columns = max(1, 68 // (8 + max(map(len, labels))))  # as many as fit beside each other
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), columns), frameon=False)
     return figure
