@@ -138,8 +138,9 @@ def _within(seconds: float, function: Callable, args: tuple, calls: tuple) -> An
         if frame is not None:
             raise TimeLimit
 
+    others, interval = signal.setitimer(signal.ITIMER_REAL, 0)  # first, or it might ring for us
     handler, start = signal.signal(signal.SIGALRM, stop), time.monotonic()
-    others, interval = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
         return _call(function, args, calls)
     finally:

@@ -151,6 +151,8 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
     if isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp):
         for other in OPERATORS.get(type(node.op), []):
             yield _with(node, op=other())
+        if isinstance(node, ast.BinOp):  # one side left out
+            yield from (node.left, node.right)
     elif isinstance(node, ast.Compare):
         for i, op in enumerate(node.ops):
             for other in OPERATORS.get(type(op), []):

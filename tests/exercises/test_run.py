@@ -63,6 +63,7 @@ def test_arguments_are_copied_for_each_call_and_changes_of_them_noticed():
     assert run(lambda w: w.mul(2)).changed == ()
     assert run(lambda w: w.append(1), Case("a list", ([0],))).changed == (0,)
     assert run(lambda d: d.update(a=run), Case("a dictionary", ({"a": torch.ones(1)},))).changed == (0,)
+    assert run(lambda w: w.insert(0, 10**400) or w.pop(), Case("a list", ([1.0],))).changed == (0,)  # no float is as large
     assert torch.equal(W, torch.tensor([1.0, -2.0]))
 
 
