@@ -132,14 +132,15 @@ def _keep_highest(parts: list[torch.Tensor], drop: int) -> list[torch.Tensor]:
     """Masks without the ``drop`` lowest entries of all parts; among equals the first ones stay."""
     if drop == 0:
         return [torch.ones(p.shape, dtype=torch.bool) for p in parts]
-    threshold, ties = kth_smallest(parts, drop)
-    equals = [int(torch.count_nonzero(p == threshold)) for p in parts]
-    stay, masks = sum(equals) - ties, []
-    for part, equal in zip(parts, equals, strict=True):
+    threshold, smaller, equal = kth_smallest(parts, drop)
+    stay = smaller + equal - drop  # of those equal to the threshold
+    masks = []
+    for part in parts:
         mask = part > threshold
-        if equal and stay:
-            mask |= first_true(part == threshold, stay)
-            stay -= min(stay, equal)
+        if stay:
+            ties = first_true(part == threshold, stay)
+            mask |= ties
+            stay -= int(torch.count_nonzero(ties))
         masks.append(mask)
     return masks
 

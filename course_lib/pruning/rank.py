@@ -47,19 +47,19 @@ def ordered_bits(x: torch.Tensor) -> np.ndarray:
     return bits.view(turn.dtype) ^ turn
 
 
-def kth_smallest(parts: Sequence[torch.Tensor], k: int) -> tuple[torch.Tensor, int]:
+def kth_smallest(parts: Sequence[torch.Tensor], k: int) -> tuple[torch.Tensor, int, int]:
     """The k-th smallest entry of all tensors together.
 
     Args:
         parts: tensors of one floating-point dtype, any shapes, without NaN.
         k: 1 for the smallest, up to the number of entries.
     Returns:
-        The entry, a scalar tensor, and how many of those equal to it are among the k smallest (at least 1).
+        The entry, a scalar tensor; how many entries are smaller; how many are equal to it, itself included.
     Raises:
         ValueError: k out of range, or different dtypes.
 
     >>> kth_smallest([torch.tensor([5.0, 1.0]), torch.tensor([1.0, 3.0])], 3)
-    (tensor(3.), 1)
+    (tensor(3.), 2, 1)
     """
     entries = sum(p.numel() for p in parts)
     expect(1 <= k <= entries, "k", k, f"between 1 and the number of entries, {entries}")
@@ -67,6 +67,7 @@ def kth_smallest(parts: Sequence[torch.Tensor], k: int) -> tuple[torch.Tensor, i
     expect(len(dtypes) == 1, "dtypes", sorted(map(str, dtypes)), "one dtype for all")
     dtype = dtypes.pop()
     width, found = torch.iinfo(BITS[dtype]).bits, 0  # the leading bits of the answer, one digit longer each round
+    smaller = 0
     for shift in range(width - DIGIT, -1, -DIGIT):
         counts = np.zeros(1 << DIGIT, dtype=np.int64)
         for piece in pieces(parts):
@@ -75,12 +76,12 @@ def kth_smallest(parts: Sequence[torch.Tensor], k: int) -> tuple[torch.Tensor, i
                 bits = bits[bits >> (shift + DIGIT) == found]
             counts += np.bincount((bits >> shift).astype(np.uint16), minlength=1 << DIGIT)
         up_to = counts.cumsum()
-        digit = int(np.searchsorted(up_to, k))
-        k -= int(up_to[digit] - counts[digit])
+        digit = int(np.searchsorted(up_to, k - smaller))
+        smaller += int(up_to[digit] - counts[digit])
         found = found << DIGIT | digit
     sign = 1 << (width - 1)
     bits = found - sign if found & sign else ~found  # back from the order to the number's own bits, signed
-    return torch.tensor(bits, dtype=BITS[dtype]).view(dtype), k
+    return torch.tensor(bits, dtype=BITS[dtype]).view(dtype), smaller, int(counts[digit])
 
 
 def pieces(parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -98,7 +99,7 @@ def first_true(mask: torch.Tensor, count: int) -> torch.Tensor:
     result = torch.zeros(mask.shape, dtype=torch.bool)
     flat = result.view(-1)
     for i, piece in enumerate(mask.reshape(-1).split(PIECE)):
-        start, inside = i * PIECE, int(piece.sum())
+        start, inside = i * PIECE, int(torch.count_nonzero(piece))
         if inside > count:
             flat[start + piece.nonzero()[:count, 0]] = True
             break
