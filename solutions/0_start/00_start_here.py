@@ -49,11 +49,14 @@ prose(f"The matrix has {W.numel():,} entries; {int((W_pruned != 0).sum()):,} of 
 predict("file_size", "Nine tenths of the matrix are zero. How large is its file now, in per cent of the file before?", unit="%")
 
 # %%
-predict("product_time", "And the product with a batch of words: how long does it take, in per cent of the time before?", unit="%")
+predict(
+    "product_time", "And the product with a batch of words: how long does it take, in per cent of the time before?", unit="%"
+)
 
 # %% [markdown]
 # Now we measure both. The file is written as the whole field writes it, in the safetensors format, and the product is timed a number of
 # times in turns, with the median taken. How to time without fooling yourself is a topic of its own, in lesson 21.
+
 
 # %%
 def file_bytes(matrix: torch.Tensor) -> int:
@@ -111,6 +114,7 @@ prose(
 #
 # An exercise is one function. Read what it promises, replace the body, run the cell, then run the check below it.
 
+
 # %% exercise="sparsity"
 def sparsity(w: torch.Tensor) -> float:
     """The fraction of entries of ``w`` that are zero.
@@ -163,7 +167,9 @@ print(f"sparsity of the matrix before: {sparsity(W):.3f}, after: {sparsity(W_pru
 
 # %% compare=true
 zeros = W_pruned.numel() - int(torch.count_nonzero(W_pruned))
-print(f"PyTorch counts {zeros:,} zeros, our fraction of {W_pruned.numel():,} entries makes {sparsity(W_pruned) * W_pruned.numel():,.0f}")
+print(
+    f"PyTorch counts {zeros:,} zeros, our fraction of {W_pruned.numel():,} entries makes {sparsity(W_pruned) * W_pruned.numel():,.0f}"
+)
 
 # %% [markdown]
 # ## How large is a model?
@@ -181,6 +187,7 @@ print(f"PyTorch counts {zeros:,} zeros, our fraction of {W_pruned.numel():,} ent
 # ## Exercise: megabytes
 #
 # {{exercise megabytes}}
+
 
 # %% exercise="megabytes"
 def megabytes(parameters: int, bits: float) -> float:
@@ -225,7 +232,9 @@ predict("embedding_share", "What share of the encoder's parameters is in that ta
 # %%
 parts = {"word pieces": 0, "attention": 0, "feed-forward": 0, "everything else": 0}
 for name, p in encoder.named_parameters():
-    kind = "word pieces" if "word_embeddings" in name else "attention" if "attention" in name and "LayerNorm" not in name else None
+    kind = (
+        "word pieces" if "word_embeddings" in name else "attention" if "attention" in name and "LayerNorm" not in name else None
+    )
     kind = kind or ("feed-forward" if "dense.weight" in name and "pooler" not in name else "everything else")
     parts[kind] += p.numel()
 plot_parts({part: megabytes(count, 32) for part, count in parts.items()})

@@ -22,7 +22,7 @@
 import copy
 
 import torch
-
+from scipy.stats import spearmanr
 from torch.nn.utils import prune
 
 from course_lib.data.digits import load_digits
@@ -53,7 +53,11 @@ prose("Accuracy on validation: " + ", ".join(f"{name} {value:.1%}" for name, val
 # look: which of the three does the least harm, and how good is it still?
 
 # %%
-predict("best_of_three", "Half of the weights go. Which choice keeps the most accuracy?", choices=["random", "smallest size", "smallest gradient"])
+predict(
+    "best_of_three",
+    "Half of the weights go. Which choice keeps the most accuracy?",
+    choices=["random", "smallest size", "smallest gradient"],
+)
 
 # %%
 predict("accuracy_after_half", "And how accurate is the MLP then, on validation, with nothing trained again?", unit="%")
@@ -78,7 +82,11 @@ candidates = {
 }
 half = {way: pruned(mlp, library.global_masks(scores, 0.5)) for way, scores in candidates.items()}
 left = {way: accuracy(network, digits.validation) for way, network in half.items()}
-prose("Accuracy on validation with half of the weights gone: " + ", ".join(f"**{way}** {value:.1%}" for way, value in left.items()) + ".")
+prose(
+    "Accuracy on validation with half of the weights gone: "
+    + ", ".join(f"**{way}** {value:.1%}" for way, value in left.items())
+    + "."
+)
 
 # %%
 best = max(left, key=left.get)
@@ -121,6 +129,7 @@ weight_histograms({f"layer {i + 1}": p for i, p in enumerate(matrices(mlp).value
 # {{exercise mask_by_sparsity}}
 #
 # Among equal scores any choice is right, as long as the count is exact.
+
 
 # %% exercise="mask_by_sparsity"
 def mask_by_sparsity(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
@@ -193,6 +202,7 @@ print("PyTorch's own pruning gives it too:", torch.equal(mask_by_sparsity(magnit
 #
 # {{exercise global_masks}}
 
+
 # %% exercise="global_masks"
 def global_masks(scores: dict[str, torch.Tensor], sparsity: float) -> dict[str, torch.Tensor]:
     """Masks for many tensors from one ranking: exactly ``round(sparsity * total)`` entries are False in all.
@@ -224,6 +234,7 @@ global_masks = use("global_masks", global_masks)
 
 # %% [markdown]
 # Which layers pay when the smallest 70 % go everywhere, and when they go by one threshold?
+
 
 # %%
 def shares(masks: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -267,6 +278,7 @@ prose(
 # ## Exercise: first-order saliency
 #
 # {{exercise first_order_saliency}}
+
 
 # %% exercise="first_order_saliency"
 def first_order_saliency(w: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
@@ -327,11 +339,6 @@ def measured_changes(network: torch.nn.Module, name: str, positions: torch.Tenso
     return torch.tensor(changes)
 
 
-def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Spearman's: the correlation of the ranks."""
-    return float(torch.corrcoef(torch.stack([x.argsort().argsort().float() for x in (a, b)]))[0, 1])
-
-
 chosen = torch.randperm(matrices(mlp)[middle].numel(), generator=draw)[: pick(400, 40)]
 truth = measured_changes(mlp, middle, chosen)
 single = fisher_scores(matrices(mlp), losses(mlp, digits.train, size=1))
@@ -342,7 +349,7 @@ all_scores = {
     "second order": single[middle],
 }
 estimates = {way: scores.flatten()[chosen] for way, scores in all_scores.items()}
-correlations = {way: rank_correlation(e, truth) for way, e in estimates.items()}
+correlations = {way: float(spearmanr(e, truth).statistic) for way, e in estimates.items()}
 estimate_against_truth(truth, estimates, correlations)
 
 # %%
@@ -409,6 +416,7 @@ prose(
 # A *sensitivity scan* prunes one layer at a time and leaves the others whole. It tells how to share a budget between layers. It belongs on
 # validation data: whoever reads off the test curve how much to prune has trained on the test set by hand.
 
+
 # %%
 def scan(network: torch.nn.Module) -> dict[str, list[float]]:
     """Accuracy on validation with one layer pruned by size and the others whole."""
@@ -441,6 +449,7 @@ metric_against_sparsity(levels, {title: scan(net) for title, net in networks.ite
 # ## Exercise: pruned weights stay zero
 #
 # {{exercise masked_sgd}}
+
 
 # %% exercise="masked_sgd"
 def masked_sgd(
@@ -488,7 +497,9 @@ masked_sgd = use("masked_sgd", masked_sgd)
 # The MLP at 90 % sparsity by size, trained on for a few epochs with AdamW: once with the mask applied after each step, once without.
 
 # %%
-predict("zeros_left", "Without the mask in the loop: how many per cent of the weights are still zero after training on?", unit="%")
+predict(
+    "zeros_left", "Without the mask in the loop: how many per cent of the weights are still zero after training on?", unit="%"
+)
 
 # %%
 masks90 = global_masks(sizes, 0.9)
@@ -504,9 +515,20 @@ def reapply() -> None:
 
 for way, network in recovered.items():
     fit(network, digits.train, epochs=pick(8, 2), lr=1e-3, seed=1, after_step=reapply if "applied" in way else None)
-zeros = {way: sum(int((p == 0).sum()) for p in matrices(n).values()) / sum(p.numel() for p in matrices(n).values()) for way, n in recovered.items()}
+zeros = {
+    way: sum(int((p == 0).sum()) for p in matrices(n).values()) / sum(p.numel() for p in matrices(n).values())
+    for way, n in recovered.items()
+}
 rows = {way: (zeros[way], accuracy(network, digits.validation)) for way, network in recovered.items()}
-prose("\n".join(["| | zeros | accuracy on validation |", "|---|---|---|", *(f"| {w} | {z:.1%} | {a:.1%} |" for w, (z, a) in rows.items())]))
+prose(
+    "\n".join(
+        [
+            "| | zeros | accuracy on validation |",
+            "|---|---|---|",
+            *(f"| {w} | {z:.1%} | {a:.1%} |" for w, (z, a) in rows.items()),
+        ]
+    )
+)
 
 # %%
 reveal("zeros_left", measured=100 * zeros["mask forgotten"], unit="%")
@@ -527,19 +549,21 @@ from course_lib.models.matching import gapped, matching_accuracy, matching_losse
 from course_lib.models.zoo import find_encoder, load_encoder, load_tokenizer
 
 encoder, tokenizer = load_encoder("minilm"), load_tokenizer(find_encoder("minilm"))
-corpus = generate(0, {"train": pick(300, 60), "validation": pick(500, 80), "test": 1})
+corpus = generate(0, {"train": pick(120, 60), "validation": pick(320, 80), "test": 1})
 training, validation = (gapped([s.words for s in part], seed=0) for part in (corpus.train, corpus.validation))
-training, validation = training[: pick(96, 16)], validation[: pick(300, 40)]
+training, validation = training[: pick(64, 16)], validation[: pick(200, 40)]
 layers = {name: p for name, p in encoder.named_parameters() if p.dim() == 2 and "layer" in name}
 encoder_scores = {
     "size": {name: magnitude_scores(p) for name, p in layers.items()},
     "first order": taylor_scores(layers, matching_losses(encoder, tokenizer, training)),
 }
-prose(f"{len(layers)} matrices, {sum(p.numel() for p in layers.values()):,} weights; not pruned, it finds {matching_accuracy(encoder, tokenizer, validation):.1%}.")
+prose(
+    f"{len(layers)} matrices, {sum(p.numel() for p in layers.values()):,} weights; not pruned, it finds {matching_accuracy(encoder, tokenizer, validation):.1%}."
+)
 
 # %%
 kept_weights = {name: p.detach().clone() for name, p in layers.items()}
-encoder_levels = pick([0.0, 0.3, 0.5, 0.6, 0.7, 0.8], [0.0, 0.5])
+encoder_levels = pick([0.0, 0.5, 0.65, 0.8], [0.0, 0.5])
 
 
 def found(masks: dict[str, torch.Tensor]) -> float:
@@ -556,7 +580,9 @@ def found(masks: dict[str, torch.Tensor]) -> float:
 real = {}
 for way, scores in encoder_scores.items():
     real[f"{way}, one threshold"] = [found(library.global_masks(scores, level)) for level in encoder_levels]
-    real[f"{way}, same share"] = [found({n: library.mask_by_sparsity(s, level) for n, s in scores.items()}) for level in encoder_levels]
+    real[f"{way}, same share"] = [
+        found({n: library.mask_by_sparsity(s, level) for n, s in scores.items()}) for level in encoder_levels
+    ]
 metric_against_sparsity(encoder_levels, {"all-MiniLM-L6-v2": real}, "right copy found, %", real["size, same share"][0])
 
 # %%
@@ -571,7 +597,9 @@ prose(f"At {encoder_levels[-1]:.0%} sparsity: " + "; ".join(f"{way} {last[way]:.
 # At last the one look at the test part, for the two networks of the section before, finished now:
 
 # %%
-prose("Accuracy on test: " + ", ".join(f"{way} {accuracy(network, digits.test):.1%}" for way, network in recovered.items()) + ".")
+prose(
+    "Accuracy on test: " + ", ".join(f"{way} {accuracy(network, digits.test):.1%}" for way, network in recovered.items()) + "."
+)
 
 # %% [markdown]
 # ## Questions for reflection
