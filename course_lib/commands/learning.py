@@ -15,7 +15,7 @@ def progress(json_file: Json = None) -> None:
     """
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from course_lib.exercises.predictions import with_unit
     from course_lib.exercises.progress import progress_file, read_progress
@@ -24,7 +24,7 @@ def progress(json_file: Json = None) -> None:
     summary = summarise(read_progress())
     write_figures(json_file, summary)
     console = Console()
-    table = Table("lesson", "points", "exercises", "attempts", "hints", "questions")
+    table = Table(Column("lesson", no_wrap=True), "points", "exercises", "attempts", "hints", "questions")
     for row in [*summary["lessons"], {"lesson": "all", **summary["all"]}]:
         if row["lesson"] == "all":
             table.add_section()
@@ -34,7 +34,7 @@ def progress(json_file: Json = None) -> None:
             f"{row['passed']} of {row['exercises']}",
             str(row["attempts"]),
             str(row["hints"]),
-            f"{row['right']} of {row['questions']} right",
+            f"{row['right']} of {row['questions']}",
         )
     console.print(table)
     made = summary["predictions"]
