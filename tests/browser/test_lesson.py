@@ -89,7 +89,7 @@ def test_a_wrong_answer_gets_the_message_made_for_it_and_a_right_one_its_points(
     replace_source(page, exercise, FORGETS_THE_SIGN)
     run_cell(page, check)
     card = check.locator(".course-card")
-    expect(card).to_contain_text("sign")
+    expect(card).to_contain_text("nothing negative is left")
     expect(card).not_to_contain_text("not attempted")
     page.screenshot(path=pictures / "2_wrong_answer.png")
     replace_source(page, exercise, RIGHT)
