@@ -24,7 +24,7 @@ def progress(json_file: Json = None) -> None:
     summary = summarise(read_progress())
     write_figures(json_file, summary)
     console = Console()
-    table = Table(Column("lesson", no_wrap=True), "points", "exercises", "attempts", "hints", "questions")
+    table = Table(Column("lesson", no_wrap=True), "points", "solved", "attempts", "hints", "quiz")
     for row in [*summary["lessons"], {"lesson": "all", **summary["all"]}]:
         if row["lesson"] == "all":
             table.add_section()
