@@ -76,7 +76,7 @@ def lasso_violation(gradient: torch.Tensor, w: torch.Tensor, lam: float) -> floa
     """How far ``w`` is from a minimum of ``L(w) + λ‖w‖₁``: 0 exactly at one.
 
     The conditions are ``|∇_j| ≤ λ`` where ``w_j = 0`` and ``∇_j = −λ·sign(w_j)`` elsewhere. They are sufficient too when L is
-    convex, so this needs no other solution to compare with.
+    convex, so this needs no other solution to compare with (Tibshirani 1996).
 
     Args:
         gradient: ∇L(w) of the part without the penalty, any shape; ``w``: same shape; ``lam``: λ ≥ 0.

@@ -53,7 +53,7 @@ def block_scores(scores: torch.Tensor, granularity: Granularity = "weight", axis
 
 
 def mask_by_sparsity(scores: torch.Tensor, sparsity: float, granularity: Granularity = "weight", axis: int = 0) -> torch.Tensor:
-    """Prune the lowest scores: exactly ``round(sparsity·n)`` of the n blocks.
+    """Prune the lowest scores: exactly ``round(sparsity·n)`` of the n blocks (Han et al. 2015, 1506.02626).
 
     Args:
         scores: one per weight, floating point, any shape; higher means keep. Infinities rank last and first.
@@ -74,6 +74,8 @@ def global_masks(
     scores: Mapping[str, torch.Tensor], sparsity: float, granularity: Granularity = "weight", axis: int = 0
 ) -> dict[str, torch.Tensor]:
     """:func:`mask_by_sparsity` with one threshold for many tensors: where the scores are low, more is pruned.
+
+    Blalock et al. 2020 (2003.03033) compare it with a threshold per layer.
 
     Args:
         scores: name → one score per weight, all of one dtype. Position, for ties, is the order of the names and then the

@@ -36,7 +36,7 @@ def gradient_scores(weights: Mapping[str, torch.Tensor], losses: Iterable[torch.
     """``Σ |∂L/∂w|`` over the losses: how strongly the loss feels a weight; 0 where it does not depend on it.
 
     It says nothing of what removing the weight does (that takes the weight's size: :func:`taylor_scores`), and is 0 at a minimum of a
-    single full-batch loss; the sum is over batches for that reason.
+    single full-batch loss; the sum is over batches for that reason. (Mozer and Smolensky 1988, "Skeletonization", for units.)
 
     Args:
         weights: name → parameter that needs a gradient.

@@ -103,7 +103,7 @@ def encode_coo(w: torch.Tensor) -> Coo:
 
 
 def encode_csr(w: torch.Tensor) -> Csr:
-    """Store a matrix as compressed sparse rows; numbers take the fewest bytes that hold them.
+    """Store a matrix as compressed sparse rows; numbers take the fewest bytes that hold them (Saad 2003, section 3.4).
 
     Args:
         w: (rows, columns), any dtype.
