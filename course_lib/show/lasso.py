@@ -1,5 +1,6 @@
 """Solving a lasso: how a solver gets there, whether it is there, the way of the weights as λ grows, zeros and near-zeros."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -21,8 +22,9 @@ def convergence(objective: Sequence[float], zeros: Sequence[int], of: int):
     """
     figure = new_figure(height=3.4)
     left, right = figure.subplots(1, 2)
-    above = [value - objective[-1] for value in objective[:-1]]
-    left.semilogy(range(len(above)), above, color=BLUE, linewidth=2)
+    above = [value - objective[-1] for value in objective]
+    shown = [value if value > 1e-13 * abs(objective[-1]) else math.nan for value in above]  # below is rounding
+    left.semilogy(range(len(shown)), shown, color=BLUE, linewidth=2)
     left.set(xlabel="step", ylabel="objective above its final value")
     right.step(range(len(zeros)), zeros, where="post", color=ORANGE, linewidth=2)
     right.set(xlabel="step", ylabel=f"exact zeros, of {of} weights", ylim=(0, of))

@@ -1,5 +1,7 @@
 """Plots of a lasso: what is drawn is what was given."""
 
+import math
+
 import pytest
 import torch
 
@@ -7,10 +9,11 @@ from course_lib.show.lasso import certificate, convergence, paths, zeros_and_nea
 
 
 def test_convergence_shows_the_distance_to_the_final_value_and_the_zeros():
-    figure = convergence([5.0, 3.0, 2.0], [0, 4, 6], of=9)
+    figure = convergence([5.0, 3.0, 2.0 + 1e-14, 2.0], [0, 4, 6, 6], of=9)
     above, zeros = (axes.lines[0] for axes in figure.axes)
-    assert list(above.get_ydata()) == [3.0, 1.0], "the last is zero, which a logarithmic axis cannot show"
-    assert list(zeros.get_ydata()) == [0, 4, 6]
+    assert above.get_ydata()[:2].tolist() == [3.0, 1.0]
+    assert all(math.isnan(value) for value in above.get_ydata()[2:]), "rounding is not drawn"
+    assert list(zeros.get_ydata()) == [0, 4, 6, 6]
     assert figure.axes[1].get_ylabel() == "exact zeros, of 9 weights"
 
 

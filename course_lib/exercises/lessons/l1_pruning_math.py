@@ -232,8 +232,8 @@ def _violation_cases(generator: torch.Generator) -> list[Case]:
     met = torch.tensor([1.5, -2.0, 0.0, 0.0, 0.0, 3.0])
     gradient = torch.tensor([-0.5, 0.5, 0.25, -0.5, 0.0, -0.5])  # all conditions met, one of them just so
     off = 0.1 + float(torch.rand(1, generator=generator))
-    at_zero, elsewhere, low = gradient.clone(), gradient.clone(), gradient.clone()
-    at_zero[3], elsewhere[1], low[0] = -lam - off, lam + off, -lam - off
+    at_zero, elsewhere, low, flat = (gradient.clone() for _ in range(4))
+    at_zero[3], elsewhere[1], low[0], flat[5] = -lam - off, lam + off, -lam - off, off / 3 - lam
     w = torch.randn(4, 5, generator=generator) * (torch.rand(4, 5, generator=generator) < 0.5)
     w[0, 0], w[0, 1] = 0.0, 1.0
     loose = torch.randn(4, 5, generator=generator)
@@ -242,6 +242,7 @@ def _violation_cases(generator: torch.Generator) -> list[Case]:
         Case("a zero whose gradient is too large", (at_zero, met, lam)),
         Case("a positive weight with too steep a gradient", (low, met, lam)),
         Case("a negative weight with too steep a gradient", (elsewhere, met, lam)),
+        Case("a positive weight with too flat a gradient", (flat, met, lam)),
         Case("a matrix far from a minimum", (loose, w, lam), part="many"),
         Case("weights that are all zero", (2 * loose, torch.zeros(4, 5), lam), part="many"),
         Case("weights without a zero", (loose, loose.roll(1, 0), lam), part="many"),
