@@ -59,7 +59,7 @@ def damped(hessian: torch.Tensor, damping: float) -> torch.Tensor:
             [0., 2.]], dtype=torch.float64)
     """
     expect(0 <= damping < float("inf"), "damping", damping, "a fraction of the mean diagonal, such as 0.01")
-    hessian = hessian.double().clone()
+    hessian = hessian.to(torch.float64, copy=True)
     hessian.diagonal().add_(damping * hessian.diagonal().mean())
     return hessian
 
@@ -82,8 +82,8 @@ def inverse_factor(hessian: torch.Tensor) -> torch.Tensor:
     turned, failed = torch.linalg.cholesky_ex(hessian.double().flip(0, 1))
     expected = "a positive definite matrix; some inputs are zero or repeat others: give more tokens or a higher damping"
     expect(int(failed) == 0, "hessian", f"singular, rank < {len(hessian)}", expected)
-    transposed = turned.flip(0, 1).T.contiguous()
-    return torch.linalg.solve_triangular(transposed, torch.eye(len(hessian), dtype=torch.float64), upper=False)
+    lower = turned.flip(0, 1).T  # Rᵀ
+    return torch.linalg.solve_triangular(lower, torch.eye(len(hessian), dtype=torch.float64), upper=False)
 
 
 def sweep(weight: torch.Tensor, factor: torch.Tensor, choose: Choose, begin: Choose | None = None, block: int = LEAF):
@@ -103,7 +103,7 @@ def sweep(weight: torch.Tensor, factor: torch.Tensor, choose: Choose, begin: Cho
         Q (R, D), of the dtype of ``weight``, and E (D, R) with ``(W − Q)ᵀ = L·E``.
     """
     columns = weight.T.contiguous()  # (D, R): a column is contiguous
-    factor = factor.to(weight.dtype)
+    factor = factor.to(weight.dtype).contiguous()  # its rows are read
     errors = torch.empty_like(columns)
 
     def visit(low: int, high: int, unit: int) -> None:
