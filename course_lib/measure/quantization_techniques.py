@@ -45,6 +45,16 @@ def rounding(bits: int, granularity: str, pattern: str = ENCODER, **options: obj
     return lambda model, bench: _noted(model, apply(model, {pattern: scheme(model, bits, granularity, **options)}))
 
 
+def rounding_as_small_as_codebooks(bits: int) -> Make:
+    """Round to nearest, with as many scales as a codebook for each row has levels: K/2^b weights of a row of K share one."""
+
+    def make(model: nn.Module, bench: Bench) -> Made:
+        found = match(model, {ENCODER: None}).found
+        return _noted(model, apply(model, {name: Scheme(bits, m.in_features // 2**bits) for name, (m, _) in found.items()}))
+
+    return make
+
+
 def gptq(bits: int) -> Make:
     """GPTQ in groups."""
     return lambda model, bench: _noted(model, apply_gptq(model, {ENCODER: Gptq(scheme(model, bits, "group"))}, bench.batches()))
@@ -130,6 +140,17 @@ def rows() -> list[Technique]:
             plain = f"rtn-{grain}-{b}"
             add(plain, f"rounding, per {grain}", asked, rounding(b, grain))
             add(f"asymmetric-{grain}-{b}", f"asymmetric, per {grain}", asked, rounding(b, grain, symmetric=False), plain)
+        add(
+            f"kmeans-tensor-{b}",
+            "k-means codebook, per tensor",
+            asked,
+            rounding(b, "tensor", codebook="kmeans"),
+            f"rtn-tensor-{b}",
+        )
+        if b < 8:  # 256 levels are more bytes than the codes of a row
+            add(f"rtn-as-kmeans-channel-{b}", "rounding, bytes of kmeans-channel", asked, rounding_as_small_as_codebooks(b))
+            books = rounding(b, "channel", codebook="kmeans")
+            add(f"kmeans-channel-{b}", "k-means codebook, per channel", asked, books, f"rtn-as-kmeans-channel-{b}")
         add(f"gptq-{b}", "GPTQ, per group", asked, gptq(b), group)
         add(f"awq-{b}", "AWQ, per group", asked, awq(b), group)
         dynamic = f"int8-dynamic-{b}"

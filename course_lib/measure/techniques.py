@@ -7,6 +7,7 @@ the row it was at.
 import datetime
 import difflib
 import fnmatch
+import functools
 import time
 from collections.abc import Callable, Sequence
 
@@ -72,7 +73,7 @@ def run(bench: Bench, techniques: Sequence[Technique], progress: Callable[[str],
     """
     context, rows, reference = bench.context, [], None
     gold = {part: [s.tags for s in getattr(context.corpus, part)] for part in PARTS}
-    versions = [str(torch.__version__), machine(context.threads), context.seed, code_digest(*CODE)]
+    versions = [str(torch.__version__), machine(context.threads), context.seed, code()]
     for technique in techniques:
         if progress:
             progress(technique.name)
@@ -100,6 +101,12 @@ def run(bench: Bench, techniques: Sequence[Technique], progress: Callable[[str],
         "rows": rows,
         "notes": notes(bench),
     }
+
+
+@functools.cache
+def code() -> str:
+    """Hash of the code that measures: that of when this process began, not of what is edited meanwhile."""
+    return code_digest(*CODE)
 
 
 def measure(bench: Bench, technique: Technique, gold: dict, reference: dict | None) -> tuple[dict, dict]:
@@ -149,7 +156,7 @@ def notes(bench: Bench) -> list[str]:
         "Bytes: every tensor as the technique stores it (codes, scales, codebooks, masks, all that stayed in float), tokenizer "
         "and config; not the header of the file.",
         f"ms: median per sentence of batches of {BATCH} in PyTorch, {bench.context.threads} threads, {sizes.passes} passes after "
-        "one that does not count, of the model as the technique leaves it: zeros and packed codes save bytes, not time.",
+        "a batch that does not count, of the model as the technique leaves it: zeros and packed codes save bytes, not time.",
         f"Trained rows saw {recovery} training sentences once, in {precision}, at a learning rate of "
         f"{bench.settings.learning_rate:g}; seconds are those of the technique, training included.",
     ]

@@ -114,7 +114,8 @@ def test_eight_bits_cost_next_to_nothing_and_more_strength_fewer_bytes(rows):
 STORABLE = (
     "dense magnitude-layer-70 magnitude-global-90 taylor-50 wanda-70 sparsegpt-50 movement-70 l1-training-50 neurons-50 heads-70 "
     "layers-50 wanda-70+recovery rtn-tensor-2 asymmetric-group-4 gptq-4 awq-4 int8-dynamic-8 smoothquant-4 static-8 "
-    "static-excluded-8 rtn-words-4 qat-learned-2 qat-static-8 gptq-4+recovery"
+    "static-excluded-8 rtn-words-4 qat-learned-2 qat-static-8 gptq-4+recovery "
+    "kmeans-tensor-4 kmeans-channel-2 rtn-as-kmeans-channel-4"
 ).split()
 
 
@@ -157,11 +158,13 @@ def test_a_quantized_row_costs_its_plain_row_and_what_it_adds(bench, rows):
     assert group == 32, "the rows of the tiny encoder"
     added = {"asymmetric-tensor": len(weights), "asymmetric-channel": sum(len(w) for w in weights)}
     added |= {"asymmetric-group": entries // group, "gptq": 0, "awq": 4 * columns, "smoothquant": 4 * columns}
-    for slug, more in added.items():
-        for bits in (8, 4, 2):
+    for bits in (8, 4, 2):
+        for slug, more in added.items():
             row = rows[f"{slug}-{bits}"]
             assert row["payload"] == rows[row["plain"]]["payload"] + more, row["name"]
-    for name in ("qat-moving-4", "qat-learned-2", "gptq-4+recovery"):
+        row, levels = rows[f"kmeans-tensor-{bits}"], 2**bits
+        assert row["payload"] == rows[row["plain"]]["payload"] + 4 * (levels - 1) * len(weights), "levels for one scale"
+    for name in ("qat-moving-4", "qat-learned-2", "gptq-4+recovery", "kmeans-channel-4", "kmeans-channel-2"):
         assert rows[name]["payload"] == rows[rows[name]["plain"]]["payload"]
     assert rows["static-8"]["payload"] == rows["rtn-channel-8"]["payload"] + 5 * len(weights) == rows["qat-static-8"]["payload"]
     nodes = int(rows["nodes-8"]["note"].split()[0])
