@@ -6,7 +6,7 @@ removed loses all its units, and its output bias and LayerNorm stay. What is rem
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from course_lib.pruning.unit_masks import (
     masks_of,
     visible_parameters,
 )
-from course_lib.pruning.unit_scores import group_taylor_scores, group_weight_scores
+from course_lib.pruning.unit_scores import group_weight_scores
 from course_lib.report import parameter_count
 
 
@@ -148,35 +148,6 @@ def without(model: nn.Module, node: Node) -> Iterator[None]:
             mask_units(model, {node.group: before[node.group]}, groups)
 
 
-def measured_costs(loss: Callable[[nn.Module], float]) -> Costs:
-    """Costs by trying: the loss without a subtree minus the loss now; one evaluation for each candidate and one more."""
-
-    def costs(model: nn.Module, nodes: Sequence[Node]) -> list[float]:
-        now, changes = loss(model), []
-        for node in nodes:
-            with without(model, node):
-                changes.append(loss(model) - now)
-        return changes
-
-    return costs
-
-
-def first_order_costs(losses: Callable[[nn.Module], Iterable[torch.Tensor]]) -> Costs:
-    """Costs by gradient: the signed sums of :func:`course_lib.pruning.unit_scores.group_taylor_scores`, all in one pass.
-
-    Far cheaper than trying, and only right for small steps: whole layers are not small.
-
-    Args:
-        losses: gives a lazy iterable of losses of the model, once per round.
-    """
-
-    def costs(model: nn.Module, nodes: Sequence[Node]) -> list[float]:
-        signed = group_taylor_scores(model, losses(model), encoder_groups(model), layers=True).signed
-        return [float(signed[n.layer] if n.group is None else signed[n.group][list(n.units)].sum()) for n in nodes]
-
-    return costs
-
-
 def prune_tree(
     model: nn.Module,
     tree: Sequence[Node],
@@ -190,7 +161,7 @@ def prune_tree(
     Args:
         model: a BERT-like model; it is masked in place.
         tree: of :func:`module_tree`.
-        costs: of the candidates of a round, in the unit of the loss; negative where removing helps.
+        costs: of the candidates of a round (:mod:`course_lib.pruning.tree_costs`); negative where removing helps.
         parameters: to end with, at most.
         log: a JSON file of all decisions, whole after each round. When it is there, its decisions are made again without
             being measured, and the search goes on from there: with the same model, tree and costs to the same end.

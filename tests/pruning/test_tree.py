@@ -14,13 +14,12 @@ from course_lib.models.surgery import encoder_layers, layer_shapes
 from course_lib.pruning.structure import remove_heads
 from course_lib.pruning.tree import (
     candidates,
-    first_order_costs,
-    measured_costs,
     module_tree,
     prune_tree,
     remove_node,
     without,
 )
+from course_lib.pruning.tree_costs import first_order_costs, measured_costs
 from course_lib.pruning.unit_masks import compact, encoder_groups, mask_layers, mask_units, masks_of, visible_parameters
 from course_lib.pruning.unit_scores import group_taylor_scores, group_weight_scores
 from course_lib.report import parameter_count
@@ -252,19 +251,22 @@ def test_a_tree_removed_can_be_compacted():
 # First order
 
 
-def test_first_order_costs_are_the_signed_sums_of_what_is_left():
+@pytest.mark.parametrize("kind", ["signed", "absolute"])
+def test_first_order_costs_are_sums_over_the_units_that_are_left(kind):
+    """fp32 sums of at most 68 scores: 68·6e-8 of their sizes."""
     model = small_bert()
     tree = module_tree(model, 32)
     remove_node(model, next(n for n in tree if n.name.endswith("0.heads.2")))
     nodes = [n for n, _ in candidates(model, tree)]
-    costs = dict(
-        zip((n.name for n in nodes), first_order_costs(lambda m: (loss_tensor(m) for _ in range(1)))(model, nodes), strict=True)
-    )
-    signed = group_taylor_scores(model, (loss_tensor(model) for _ in range(1)), encoder_groups(model), layers=True).signed
+    prices = first_order_costs(lambda m: (loss_tensor(m) for _ in range(1)), signed=kind == "signed")(model, nodes)
+    costs = dict(zip((n.name for n in nodes), prices, strict=True))
+    scores = getattr(group_taylor_scores(model, (loss_tensor(model) for _ in range(1)), encoder_groups(model)), kind)
     layer = "bert.encoder.layer.0"
-    assert costs[layer] == float(signed[layer])
-    assert costs[f"{layer}.heads.1"] == float(signed[f"{layer}.heads"][1])
-    assert costs[f"{layer}.heads"] == pytest.approx(sum(costs[f"{layer}.heads.{i}"] for i in (0, 1, 3)), rel=1e-5)  # fp32
+    assert costs[f"{layer}.heads.1"] == float(scores[f"{layer}.heads"][1])
+    total = sum(float(s.abs().sum()) for s in scores.values())
+    parts = [costs[f"{layer}.heads.{i}"] for i in (0, 1, 3)]
+    assert costs[f"{layer}.heads"] == pytest.approx(sum(parts), abs=1e-5 * total)
+    assert costs[layer] == pytest.approx(costs[f"{layer}.heads"] + costs[f"{layer}.neurons"], abs=1e-5 * total)
     assert f"{layer}.heads.2" not in costs
 
 
