@@ -56,8 +56,9 @@ class Reporting:
 
 
 def parameter_count(model: "nn.Module") -> int:
-    """Parameters stored, tied ones once."""
-    return sum(p.numel() for p in model.parameters())
+    """Parameters stored, tied ones once; the codes of quantized layers (their ``code_count``) are parameters too."""
+    codes = sum(getattr(module, "code_count", 0) for module in model.modules())
+    return sum(p.numel() for p in model.parameters()) + codes
 
 
 def tensor_bytes(model: "nn.Module") -> int:
