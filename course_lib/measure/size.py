@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from course_lib.models.surgery import encoder_layers
 from course_lib.report import parameter_count
 
 
@@ -29,8 +30,8 @@ def megabytes(parameters: int, bits: float) -> float:
 def macs_per_token(model: nn.Module, length: float) -> int:
     """Multiply-adds per piece of a sentence of ``length`` pieces.
 
-    Every linear layer that runs per piece costs ``in · out``; attention costs ``2 · length · hidden`` per layer
-    (scores and weighted sum). Embedding look-ups, norms and activations are not multiplications of matrices and
+    Every linear layer that runs per piece costs ``in · out``; attention costs ``2 · length · heads · head size``
+    per layer (scores and weighted sum). Embedding look-ups, norms and activations are not multiplications of matrices and
     are left out, as is usual.
 
     Args:
@@ -40,5 +41,5 @@ def macs_per_token(model: nn.Module, length: float) -> int:
     linear = sum(
         m.in_features * m.out_features for name, m in model.named_modules() if isinstance(m, nn.Linear) and "pooler" not in name
     )
-    attention = 2 * length * model.config.hidden_size * model.config.num_hidden_layers
+    attention = 2 * length * sum(layer.attention.self.all_head_size for layer in encoder_layers(model))
     return round(linear + attention)

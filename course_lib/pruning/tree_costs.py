@@ -29,6 +29,8 @@ def first_order_costs(losses: Callable[[nn.Module], Iterable[torch.Tensor]], sig
 
     Far cheaper than trying, and blind to what units do together: a layer costs the sum of its units here, so it hardly ever goes
     as a whole. (The gradient at a layer's own gate is no help: on a fine-tuned encoder it was a hundredth of the real change.)
+    There it took heads until whole blocks were empty, and without recovery did worse than the same share of every layer by the same
+    scores: F1 .83 against .84 with a quarter of the layers' parameters gone, .68 against .79 with half.
 
     Args:
         losses: gives a lazy iterable of losses of the model, once per round.

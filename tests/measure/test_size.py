@@ -8,7 +8,7 @@ from transformers import AutoModelForTokenClassification
 
 from course_lib.measure.size import effective_parameters, macs_per_token, stored_parameters
 from course_lib.models.zoo import find_encoder, load_encoder, load_token_classifier
-from course_lib.pruning.structure import drop_layers, encoder_layers, remove_ffn_neurons
+from course_lib.pruning.structure import drop_layers, encoder_layers, remove_ffn_neurons, remove_heads
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,12 @@ def test_pruning_saves_the_multiply_adds_it_should(tiny):
     before = macs_per_token(tiny, 12)
     drop_layers(tiny, [0])
     assert before - macs_per_token(tiny, 12) == 4 * 32**2 + 2 * 32 * 10 + 2 * 12 * 32
+
+
+def test_a_head_removed_saves_its_projections_and_its_attention(tiny):
+    before = macs_per_token(tiny, 12)
+    remove_heads(tiny, [torch.tensor([1, 2]), torch.tensor([], dtype=torch.int64)])
+    assert before - macs_per_token(tiny, 12) == 6 * 8 * (4 * 32 + 2 * 12)
 
 
 def test_minilm_stores_22_7_million_parameters_half_of_them_embeddings():
