@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Why does an L1 penalty give exact zeros?
 #
-# **The question.** Add $\lambda\sum|w|$ to a loss and many weights become zero: not small, but zero. Add $\lambda\sum w^2$ and none does. Why?
+# **The question.** Add $\lambda\sum|w|$ to a loss, and many weights become zero: not small, but zero. Why? And does every penalty do that?
 #
 # **You will build** the soft threshold, a solver made of it, a check that proves the solver right without knowing the solution, and a threshold that
-# hits a sparsity exactly, where a rule found in print prunes a whole matrix.
+# hits a sparsity exactly, beside a rule found in print that is meant to.
 #
 # **Needs** lesson 00, derivatives, matrix products.
 #
@@ -27,7 +27,7 @@ import torch
 from sklearn.linear_model import Lasso, Ridge
 
 from course_lib.data.digits import load_digits
-from course_lib.exercises import check, pick, predict, quiz, reveal, use
+from course_lib.exercises import check, hint, pick, predict, quiz, reveal, use
 from course_lib.show.text import prose
 
 images, labels = load_digits().train
@@ -59,6 +59,9 @@ predict("zeros_l1", f"Of the {d} weights fitted with the L1 penalty, how many ar
 
 # %%
 predict("zeros_l2", f"And of the {d} weights fitted with the L2 penalty?", unit="weights")
+
+# %% [markdown]
+# Each weight is drawn at the place of its pixel: + or − for its sign, nothing for an exact zero. Pixels without a weight are marked ×.
 
 # %%
 from course_lib.show.pixels import weight_images
@@ -199,6 +202,8 @@ shrinkage(
 # are ellipses around $c$, where $L$ alone has its minimum. Suppose that $L(w) + \lambda\|w\|_1$ is smallest at $\hat w$, and let $r = \|\hat w\|_1 = |\hat w_1| + |\hat w_2|$. Then no
 # point with $\|w\|_1 \le r$ has a lower loss, or the sum would be lower there. So the ellipse through $\hat w$ and the set $\|w\|_1 \le r$ touch at $\hat w$ and do
 # not cross. That set is a **diamond**. For L2 it is a disc.
+#
+# In the picture below, the cross is $c$, the dot $\hat w$, with its ellipse and its diamond or disc. The dotted line is the way of $\hat w$ as λ grows.
 
 # %%
 FIRST = ("w₁, the smaller one", "w₂, the larger one", "both at once")
@@ -219,12 +224,11 @@ gone = [next(s for s in lams if minimum("L1", s)[j] == 0) for j in (0, 1)]  # th
 reveal("first_zero", measured=FIRST[2] if gone[0] == gone[1] else FIRST[0] if gone[0] < gone[1] else FIRST[1])
 
 # %% [markdown]
-# The corners of the diamond lie on the axes, where a weight is zero. Roll a ball into a corner from many directions and it comes to rest in the same
-# place: ellipses of many slopes touch the diamond at one corner. On a disc every direction has a point of its own, and a point on an axis takes
-# a coincidence.
+# The corners of the diamond lie on the axes, where a weight is zero. Ellipses of many slopes touch the diamond at one and the same corner, as many
+# pulls are held by one corner above. On a disc every slope has a point of its own, and one that lies on an axis takes a coincidence.
 #
-# Did the larger weight go first? What counts is not how large a weight would like to be, but how hard the loss pulls at it when it is at zero. The loss is flat in the
-# direction of $w_2$, so its pull is weak. Keep that for lesson 02: **a large weight need not be an important one.**
+# Did the larger weight go first? What counts is not how large a weight would like to be, but how hard the loss pulls at it near zero. This loss is flat in the
+# direction of $w_2$, as its ellipses show, so it pulls weakly there. Keep that for lesson 02: **a large weight need not be an important one.**
 
 # %% [markdown]
 # ## Many weights: a step that ends in the corner
@@ -238,7 +242,8 @@ reveal("first_zero", measured=FIRST[2] if gone[0] == gone[1] else FIRST[0] if go
 # $$L(u) \;\le\; L(w) + g^\top (u - w) + \frac{1}{2\eta}\,\|u - w\|^2 .$$
 #
 # That is true for every $u$ if the step size η is at most $1/C$, where $C$ is the largest curvature of $L$, here the largest eigenvalue of $X^\top X / n$. To the right-hand side we
-# add $\lambda\|u\|_1$ and minimise over $u$. Multiply by η, and complete the square:
+# add $\lambda\|u\|_1$ and minimise over $u$. Multiply by η, and complete the square, with
+# $\eta g^\top(u - w) + \tfrac12\|u - w\|^2 = \tfrac12\|u - w + \eta g\|^2 - \tfrac12\|\eta g\|^2$:
 #
 # $$\tfrac12\,\big\|u - (w - \eta g)\big\|^2 + \eta\lambda\,\|u\|_1 + \text{something without } u .$$
 #
@@ -448,15 +453,16 @@ zeros_and_near_zeros(traces, {"Adam": w_adam, "ISTA": w})
 # %%
 counts = ", ".join(f"{int((w_adam.abs() < t).sum())} of them if below {t:g} counts as zero" for t in (0.01, 0.001, 0.0001))
 prose(
-    f"Adam's objective is {float(lasso_loss(X, y, w_adam, lam)):.5f}, the minimum {float(lasso_loss(X, y, w, lam)):.5f}. How many of its weights are "
-    f"zero? {counts}. At the minimum it is {int((w == 0).sum())}. Adam's largest weight of those that "
-    f"should be zero has the size {float(w_adam[w == 0].abs().max()):.4f}, the smallest of the others {float(w_adam[w != 0].abs().min()):.4f}. "
+    f"Adam's objective is {float(lasso_loss(X, y, w_adam, lam)):.5f}, the minimum {float(lasso_loss(X, y, w, lam)):.5f}. "
+    f"How many of Adam's weights are zero? {counts}. At the minimum it is {int((w == 0).sum())}. "
+    f"Adam's largest weight of those that should be zero has the size {float(w_adam[w == 0].abs().max()):.4f}, "
+    f"the smallest of the others {float(w_adam[w != 0].abs().min()):.4f}. "
     f"The weight on the left crosses zero {int(crossings[j])} times in its 1 000 steps."
 )
 
 # %% [markdown]
 # Why? The slope that Adam is given, $\lambda\,\mathrm{sign}(w)$, pushes a weight towards zero with full force until it is across, and then back: it hops over the corner, a step
-# at a time, and no step ends on it. So the number of zeros becomes a matter of taste: it depends on what one is willing to call zero. There are two ways out:
+# at a time, and has no reason to end on it. Smaller steps make smaller hops. So the number of zeros becomes a matter of taste: it depends on what one is willing to call zero. There are two ways out:
 #
 # - **step, then threshold**: let the optimizer see the loss alone and apply `soft_threshold` after each of its steps, as ISTA does;
 # - **cut by rank**: say how many weights are to go, and cut off as many of the smallest. Which is an exercise.
@@ -515,14 +521,13 @@ W = dense.weight.detach()  # (F, D) = (1536, 384)
 # %% compare=true
 for s in (0.25, 0.5, 0.9):
     t = threshold_for_sparsity(W, s)
-    print(
-        f"asked for {s:.0%}: soft threshold leaves {sparsity(soft_threshold(W, t)):.3%} zeros, a cut {sparsity(W * (W.abs() > t)):.3%}"
-    )
+    zeros = sparsity(soft_threshold(W, t)), sparsity(W * (W.abs() > t))
+    print(f"asked for {s:.0%}: the soft threshold leaves {zeros[0]:.3%} zeros, a cut {zeros[1]:.3%}")
 
 # %% [markdown]
-# ## The rule that prunes everything
+# ## A rule found in print
 #
-# Some recipes in print take another threshold: the norm of the matrix times the sparsity, $t = \|W\|_2 \cdot s$ with $\|W\|_2 = \sqrt{\sum w^2}$. It
+# Some recipes take another threshold: the norm of the matrix times the sparsity, $t = s\,\|W\|$ with $\|W\| = \sqrt{\sum w^2}$. It
 # looks reasonable: it scales with the weights, and it grows with $s$.
 
 # %%
@@ -540,9 +545,10 @@ for name, part in {"an 8 × 8 corner": W[:8, :8], "a 64 × 64 corner": W[:64, :6
 asked_and_got(asked, got)
 
 # %%
+norm, largest, typical = (float(v) for v in (W.norm(), W.abs().max(), W.square().mean().sqrt()))
 prose(
-    f"The norm of the matrix is {float(W.norm()):.1f}; its largest weight is {float(W.abs().max()):.2f}, its typical one "
-    f"{float(W.square().mean().sqrt()):.3f}. Everything is below the threshold as soon as s exceeds {float(W.abs().max() / W.norm()):.3f}."
+    f"The norm of the matrix is {norm:.1f}; its largest weight is {largest:.2f}, its typical one {typical:.3f}. "
+    f"Everything is below the threshold as soon as s exceeds {largest / norm:.3f}."
 )
 
 # %% [markdown]
@@ -631,7 +637,8 @@ rows = "\n".join(
 better = sum(a < b for a, b in zip(errors["ISTA + refit"], errors["ISTA"], strict=True))
 prose(f"ISTA is not at its minimum yet: its worst miss is {min(misses):.1f} to {max(misses):.1f} times λ.")
 prose(
-    f"The refit lowered the error of ISTA at {better} of {len(reached)} sparsities, at the highest from {errors['ISTA'][-1]:.1f} % to {errors['ISTA + refit'][-1]:.1f} %."
+    f"The refit lowered the error of ISTA at {better} of {len(reached)} sparsities, "
+    f"at the highest from {errors['ISTA'][-1]:.1f} % to {errors['ISTA + refit'][-1]:.1f} %."
 )
 prose(f"| zeros | error of the cut | error of ISTA | best of all five |\n|---|---|---|---|\n{rows}")
 
