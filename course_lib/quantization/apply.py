@@ -58,7 +58,7 @@ def quantized_modules(
         expect(isinstance(scheme, Scheme), f"plan[{pattern!r}]", scheme, "a Scheme")
     _refuse_quantized(model, plan)
     matches = match(model, plan, (nn.Linear, nn.Embedding, nn.Conv2d))
-    left = excluded(model, exclude)
+    left = _excluded(matches.found, exclude)
     new, skipped = {}, list(matches.skipped)
     for name, (module, scheme) in matches.found.items():
         reason = "excluded" if name in left else _cannot(module)
@@ -111,18 +111,14 @@ def packed_class(scheme: Scheme) -> type[PackedLinear]:
     return Int4Linear if scheme.bits == 4 else PackedLinear
 
 
-def excluded(model: nn.Module, patterns: Iterable[str]) -> set[str]:
-    """Names of the modules that patterns match.
-
-    Raises:
-        CourseError: a pattern that matches no module, or one string instead of several.
-    """
+def _excluded(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
+    """Which of the modules that a plan names are to be left in float."""
     expect(not isinstance(patterns, str), "exclude", patterns, "a list of names and patterns, not one string")
     found: set[str] = set()
     for pattern in patterns:
-        matched = {name for name, _ in model.named_modules() if fnmatch.fnmatchcase(name, pattern)}
+        matched = {name for name in names if fnmatch.fnmatchcase(name, pattern)}
         if not matched:
-            raise CourseError(f"exclude: {pattern!r} matches nothing in {type(model).__name__}. Nothing was changed.")
+            raise CourseError(f"exclude: {pattern!r} matches none of the modules that the plan names. Nothing was changed.")
         found |= matched
     return found
 

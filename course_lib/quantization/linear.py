@@ -37,7 +37,8 @@ class Int8Linear(nn.Module):
 
     Weight codes lie in memory as a byte each, whatever their bits. Activations get codes as they come: "dynamic", symmetric
     int8 and per token; "static", asymmetric with the scale and zero point of calibration, one for all; what lies
-    outside that range gets its end. Gradients do not pass. Change codes by :meth:`store` alone. Jacob et al. 2017, 1712.05877.
+    outside that range gets its end. Gradients do not pass. Change codes by :meth:`store` alone. Once used, oneDNN's layout of the
+    codes takes their bytes again (:mod:`course_lib.quantization.prepacked`). Jacob et al. 2017, 1712.05877.
 
     Args:
         in_features, out_features: K and N.

@@ -20,7 +20,8 @@ class Scheme:
         granularity: which weights share a scale or a codebook: "tensor", "channel" (an output row, a word), a number (so many
             neighbours in a row) or a block size; see :mod:`course_lib.granularity`.
         symmetric: codes about 0, or with a zero point.
-        codebook: None for a uniform grid; "kmeans", the best 2^bits levels for each block (Han et al. 2015, 1510.00149);
+        codebook: None for a uniform grid; "kmeans", the best 2^bits levels for each block (Han et al. 2015, 1510.00149; with
+            7 and 8 bits those of Lloyd's steps, as exact ones take minutes);
             "nf4", the 16 levels of normal-float 4, with the largest magnitude of each block as its scale (Dettmers et al.
             2023, 2305.14314).
         activation: "none" leaves them in float (the weights are turned back into floats at every call); "dynamic" gives each

@@ -22,7 +22,9 @@ from course_lib.plan import replace_module
 from course_lib.pruning.bits import pack_bits, unpack_bits
 from course_lib.quantization.apply import Quantized, empty_module
 from course_lib.quantization.linear import Int8Linear
+from course_lib.quantization.nodes import QuantizedNode
 from course_lib.quantization.packing import pack, unpack
+from course_lib.quantization.qat import QatLinear
 from course_lib.quantization.scheme import Scheme
 from course_lib.quantization.smooth import InputScaledLinear
 from course_lib.quantization.weights import PackedWeight
@@ -58,8 +60,10 @@ def to_stored(model: nn.Module, masks: Mapping[str, torch.Tensor] | None = None)
         masks: parameter name (``….weight`` for a quantized module) → bool mask, True where a weight stays, such as
             :class:`course_lib.pruning.masks.Masks`. Weights that it prunes must be zero, exactly.
     Raises:
-        CourseError: a mask for no weight, of another shape, or over weights that are not zero.
+        CourseError: a model of another kind, one in training for integers or with simulated nodes; a mask for no weight, of
+            another shape, or over weights that are not zero.
     """
+    head = _head(model)
     left, tensors = dict(masks or {}), {}
     quantized = {name: m for name, m in model.named_modules() if isinstance(m, Quantized)}
     for name, module in quantized.items():
@@ -90,7 +94,7 @@ def to_stored(model: nn.Module, masks: Mapping[str, torch.Tensor] | None = None)
         {name: t.contiguous() for name, t in tensors.items()},
         {
             "format": FORMAT,
-            "head": "token classification" if hasattr(model, "classifier") else "none",
+            "head": head,
             "modules": {name: module.scheme.to_json() for name, module in quantized.items()},
             "input_scaled": [name for name, m in model.named_modules() if isinstance(m, InputScaledLinear)],
             "masked": masked,
@@ -175,6 +179,20 @@ def load_quantized(folder: Path | str) -> nn.Module:
             f"Cannot load {folder}: {type(error).__name__}: {str(error).rstrip('.')}. The files are damaged or of different models; "
             "save it again."
         ) from error
+
+
+def _head(model: nn.Module) -> str:
+    """Which of :data:`HEADS` a model has."""
+    for name, module in model.named_modules():
+        if isinstance(module, QatLinear | QuantizedNode):
+            raise CourseError(
+                f"{name} is a {type(module).__name__}, which no file holds; export a trained model, or quantize it."
+            )
+    if type(model).__name__.endswith("ForTokenClassification"):
+        return "token classification"
+    if getattr(model, "base_model", None) is model:
+        return "none"
+    raise CourseError(f"{type(model).__name__}: expected a token classifier or a bare encoder of transformers.")
 
 
 def _holder(module: nn.Module) -> Int8Linear | PackedWeight:

@@ -86,6 +86,8 @@ class IntegerWeight(PackedWeight):
         weight = cls(codes.shape, scheme, by_rows)
         blocks = weight.scale.numel()
         expect(scale.numel() == blocks, "scale", tuple(scale.shape), f"{blocks} numbers, one for each block")
+        fits = scheme.symmetric or (zero_point is not None and zero_point.numel() == blocks)
+        expect(fits, "zero_point", zero_point, f"{blocks} integers, one for each block")
         weight.store(codes)
         weight.scale.copy_(scale.detach().view_as(weight.scale))
         if weight.zero_point is not None:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from course_lib.errors import CourseError
+from course_lib.layerwise import evaluating, inputs_of
+from course_lib.models.zoo import find_encoder, load_encoder, load_tokenizer
 from course_lib.quantization.affine import choose_affine, choose_from_range, dequantize, quantize
 from course_lib.quantization.int_matmul import centred_matmul
 from course_lib.quantization.linear import CHUNK, Int8Linear, quantize_tokens
@@ -309,3 +311,21 @@ def test_training_through_it_is_an_error_and_evaluating_is_not():
         int8(x)
     assert not int8.eval()(x).requires_grad
     assert int8.train()(x.detach()).shape == (3, 24)
+
+
+def test_on_minilms_own_activations_every_layer_is_within_the_bound():
+    """The bound of above, K·ε·(Σ|x̂ŵ| + |b|), for all 36 linear layers of a real encoder on real text."""
+    encoder, tokenizer = load_encoder("minilm"), load_tokenizer(find_encoder("minilm"))
+    ids = torch.tensor([tokenizer.encode("Angela Merkel met the mayor of New York in Berlin on Tuesday .").ids])
+    layers = {n: m for n, m in encoder.named_modules() if isinstance(m, nn.Linear) and "encoder" in n}
+    assert len(layers) == 36
+    with evaluating(encoder), inputs_of(layers) as inputs:
+        encoder(input_ids=ids, attention_mask=torch.ones_like(ids))
+    for name, linear in layers.items():
+        int8, x = Int8Linear.from_float(linear, DYNAMIC), inputs[name][0]
+        codes, scale, _ = int8.quantize_input(x)
+        fake_x, fake_w = codes * scale, int8.dequantize()
+        fake = F.linear(fake_x, fake_w, linear.bias.detach())
+        size = F.linear(fake_x.abs().double(), fake_w.abs().double(), linear.bias.detach().abs().double())
+        assert ((int8(x) - fake).abs().double() <= linear.in_features * EPS * (1 + 2**-10) * size).all()
+        assert torch.equal(int8.integer_sums(codes, None).double(), codes.double() @ int8.codes.double().t())

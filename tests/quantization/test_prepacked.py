@@ -67,6 +67,13 @@ def test_new_codes_copies_and_pickles_get_a_layout_of_their_own():
     assert torch.equal(layer(x), layer.bias.expand(9, 24))
 
 
+def test_a_layout_made_in_inference_mode_serves_outside_of_it():
+    layer, x = Int8Linear.from_float(nn.Linear(40, 24), DYNAMIC).eval(), torch.randn(9, 40, requires_grad=True)
+    with torch.inference_mode():
+        whole = layer(x.detach())
+    assert torch.equal(layer(x), whole)
+
+
 def test_it_is_not_used_where_it_is_missing_or_wrong(monkeypatch):
     prepacked_is_exact()
     for wrong in (lambda a, z, w, s: torch.zeros(len(a), 64), lambda a, z, w, s: torch.ops.onednn.no_such_operator(a)):
