@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -31,6 +31,7 @@ def tensors(draw):
     return torch.from_numpy(draw(arrays.arrays("float32", shape, elements=FLOATS))), tuple(block)
 
 
+@settings(deadline=None)
 @given(tensors(), st.sampled_from(BITS), st.booleans())
 def test_every_value_comes_back_within_half_a_step_and_zero_exactly(case, bits, symmetric):
     x, block = case
@@ -48,6 +49,7 @@ def test_every_value_comes_back_within_half_a_step_and_zero_exactly(case, bits, 
     assert bool((back[x == 0] == 0).all())
 
 
+@settings(deadline=None)
 @given(tensors(), st.sampled_from(BITS), st.booleans())
 def test_what_is_on_the_grid_stays_where_it_is(case, bits, symmetric):
     """Codes of dequantized codes are the codes: x̂/scale is within Q·u < 1/2 of a whole number."""
@@ -57,6 +59,7 @@ def test_what_is_on_the_grid_stays_where_it_is(case, bits, symmetric):
     assert torch.equal(quantize(dequantize(codes, scale, zero_point), scale, zero_point, bits, symmetric), codes)
 
 
+@settings(deadline=None)
 @given(tensors(), st.sampled_from(BITS))
 def test_symmetric_codes_of_the_negated_tensor_are_the_negated_codes(case, bits):
     x, block = case
@@ -66,6 +69,7 @@ def test_symmetric_codes_of_the_negated_tensor_are_the_negated_codes(case, bits)
     assert torch.equal(quantize(-x, scale, zero_point, bits), -quantize(x, scale, zero_point, bits))
 
 
+@settings(deadline=None)
 @given(tensors(), st.sampled_from(BITS), st.booleans())
 def test_a_finer_granularity_has_no_larger_scale_anywhere(case, bits, symmetric):
     x, block = case

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_lib.quantization.packing import pack, packed_bytes, unpack
@@ -33,6 +33,7 @@ def as_bytes(codes: list[int], bits: int) -> list[int]:
     return [word[t] for t in range(width) for word in words] + list(last)
 
 
+@settings(deadline=None)
 @given(coded())
 def test_packed_bytes_are_the_digits_of_numbers_and_unpack_to_the_codes(case):
     codes, bits, signed = case

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -12,6 +12,7 @@ from course_lib.quantization.survey_formula import dequantize_by_formula, quanti
 TENSORS = arrays.arrays("float32", st.integers(1, 40), elements=st.floats(-1000, 1000, width=32))
 
 
+@settings(deadline=None)
 @given(TENSORS, st.sampled_from(BITS))
 def test_values_come_back_within_half_a_step_and_the_smallest_exactly(values, bits):
     """All but the result is float64 (2^−30 of a step covers it); rounding the result to float32 costs u·1000."""
