@@ -1,5 +1,6 @@
 """``check``, ``use`` and ``hint``: what a learner calls. None of them ever raises in a notebook."""
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from course_lib.exercises.progress import open_hint, record_check
 from course_lib.exercises.registry import find
 from course_lib.exercises.run import can_stop, run_cases
 from course_lib.exercises.source import only_calls_the_library, source_of
+from course_lib.exercises.values import copied
 
 _VERDICTS: dict[tuple, Verdict] = {}  # by exercise, seed and source: `use` need not run what `check` just ran
 
@@ -90,6 +92,8 @@ def card_lines(exercise: Exercise, function: Callable, verdict: Verdict) -> list
         lines.append(f'Write the body and run this again; `hint("{exercise.id}")` gives one step at a time.')
     elif verdict.state == "wrong":
         lines.append(verdict.message)
+        if verdict.passed and verdict.points < verdict.of:
+            lines.append("Cases come in groups, one for each property; a group earns its points when all of its cases pass.")
     source = source_of(function)
     if verdict.state == "passed" and source and only_calls_the_library(source, _names(function), exercise.reference):
         lines.append("This answer calls the library's own. It passes here, but what you would learn is in writing it yourself.")
@@ -112,10 +116,21 @@ def use(exercise: str, function: Callable) -> Callable:
     except (Exception, KeyboardInterrupt):  # whatever it is, `check` has said it or will
         mine = False
     if mine:
-        Card("passed", f"Going on with your `{found.id}`.").show()
-        return function
+        copies = ["It gets copies, since it changes what it is given."] if verdict.in_place else []
+        Card("passed", f"Going on with your `{found.id}`.", copies).show()
+        return _on_copies(function) if verdict.in_place else function
     Card("note", f"Going on with the library's `{found.id}`; yours takes its place as soon as it passes.").show()
     return found.reference
+
+
+def _on_copies(function: Callable) -> Callable:
+    """The function, called with copies of its arguments: what the lesson goes on using stays as it is."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        return function(*copied(args), **copied(kwargs))
+
+    return call
 
 
 def hint(exercise: str) -> None:

@@ -25,6 +25,7 @@ class Verdict:
         message: for a wrong answer: what it looks like, for the learner; never the answer.
         misconception: its name when it is a known one.
         notes: remarks that cost nothing.
+        in_place: it changed an argument.
     """
 
     state: str
@@ -35,6 +36,7 @@ class Verdict:
     message: str = ""
     misconception: str | None = None
     notes: list[str] = field(default_factory=list)
+    in_place: bool = False
 
 
 def judge(exercise: Exercise, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> Verdict:
@@ -53,7 +55,7 @@ def judge(exercise: Exercise, cases: Sequence[Case], outcomes: Sequence[Outcome]
     for case, fault in zip(cases, faults, strict=True):
         parts[case.part] &= fault is None
     verdict.points = round(exercise.points * sum(parts.values()) / len(parts), 4)
-    verdict.notes = _notes(cases, outcomes)
+    verdict.notes, verdict.in_place = _notes(cases, outcomes), any(o.changed for o in outcomes)
     if verdict.passed == len(cases):
         return verdict
     verdict.state = "wrong"

@@ -38,7 +38,7 @@ def predict(
             return
         Card("note", question, [f"Your prediction: {with_unit(value, unit)}. {_keep(name, value, unit)}"]).show()
         return
-    options = [f"Choices: {', '.join(choices)}."] if choices else []
+    options = [f"Choices: {' | '.join(choices)}"] if choices else []
     if headless():
         how = f"`predict(…, answer={choices[0]!r})`" if choices else "`predict(…, answer=50)`"
         Card("note", question, [*options, f"Predict before you run on: add your answer, as in {how}."]).show()
@@ -73,7 +73,7 @@ def reveal(name: str, measured: float | str, unit: str = "", digits: int = 3) ->
         line += " That is what came out." if value == measured else ""
     else:
         gap = abs(value - measured)
-        line += f" Off by {with_unit(gap, unit, digits)}." if gap else " Exactly."
+        line += " Exactly." if gap <= 1e-6 * abs(measured) else f" Off by {with_unit(gap, unit, digits)}."
     Card("note", title, [line]).show()
 
 

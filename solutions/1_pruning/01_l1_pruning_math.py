@@ -323,7 +323,7 @@ convergence([float(lasso_loss(X, y, v, lam)) for v in trace], zero_sets.sum(1).t
 #
 # $$|g_j| \le \lambda \;\text{ where } w_j = 0, \qquad\qquad g_j = -\lambda\,\mathrm{sign}(w_j) \;\text{ where } w_j \ne 0 .$$
 #
-# The first says that the corner holds; the second, that loss and penalty have opposite slopes. Since $L$ and the penalty are convex, and the penalty is a sum with one
+# The first says that the corner holds; the second, that loss and penalty have opposite slopes. Since $L$ is smooth and $L$ and the penalty are convex, and the penalty is a sum with one
 # term for each weight, a point where no single weight can improve is the minimum. So **a solution can be checked without knowing it**: the largest amount by which any of the conditions is missed is 0
 # at a minimum and nowhere else.
 #
@@ -553,7 +553,7 @@ prose(
 
 # %% [markdown]
 # A norm adds up. For $n$ weights of typical size σ it is about $\sigma\sqrt{n}$, so the threshold depends on how *many* weights there are, and for a large matrix it is above them all. On
-# eight by eight weights one could miss it. One line would have caught it in any size: `assert abs(sparsity(pruned) - s) < 0.01`.
+# eight by eight weights it prunes too much; on a whole matrix, everything. One line would have caught it in any size: `assert abs(sparsity(pruned) - s) < 0.01`.
 
 # %% [markdown]
 # ## The same step on a real matrix

@@ -26,7 +26,7 @@ from scipy.stats import spearmanr
 from torch.nn.utils import prune
 
 from course_lib.data.digits import load_digits
-from course_lib.exercises import check, pick, predict, quiz, reveal, use
+from course_lib.exercises import check, hint, pick, predict, quiz, reveal, use
 from course_lib.models.digits import accuracy, digits_cnn, digits_mlp, fit, losses, mean_loss
 from course_lib.pruning import masks as library
 from course_lib.pruning.scores import fisher_scores, gradient_scores, magnitude_scores, taylor_scores

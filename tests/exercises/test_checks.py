@@ -269,3 +269,17 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
 
     with pytest.raises(AttributeError, match="no attribute 'chek'"):
         _ = course_lib.exercises.chek
+
+
+def test_a_function_that_changes_its_input_goes_on_with_copies(capsys):
+    import torch
+    from samples import clip
+
+    def in_place(w, limit):
+        w.copy_(clip(w, limit))
+        return w
+
+    mine, w = use("clip", in_place), torch.tensor([-3.0, 0.5])
+    result = mine(w, 1.0)
+    assert torch.equal(w, torch.tensor([-3.0, 0.5])) and torch.equal(result, clip(w, 1.0))
+    assert "It gets copies" in capsys.readouterr().out and mine.__name__ == "in_place"

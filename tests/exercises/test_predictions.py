@@ -37,7 +37,7 @@ def test_without_buttons_one_is_told_how_to_answer(said):
     assert said() == "• How large?\n  Predict before you run on: add your answer, as in `predict(…, answer=50)`.\n"
     predict("which", "Which one?", choices=("rows", "columns"))
     assert said() == (
-        "• Which one?\n  Choices: rows, columns.\n"
+        "• Which one?\n  Choices: rows | columns\n"
         "  Predict before you run on: add your answer, as in `predict(…, answer='rows')`.\n"
     )
     assert predictions() == {}

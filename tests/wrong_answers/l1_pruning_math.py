@@ -293,3 +293,76 @@ def by_kthvalue_in_double(w: torch.Tensor, sparsity: float) -> torch.Tensor:
 def by_topk(w: torch.Tensor, sparsity: float) -> float:
     k = round(sparsity * w.numel())
     return w.flatten().abs_().topk(k, largest=False).values.max().item() if k else 0.0
+
+
+@wrong("soft_threshold", says="it moved away from zero")
+def grows_instead(w: torch.Tensor, threshold: float) -> torch.Tensor:
+    grown = w.abs() + threshold
+    return torch.where(w.abs() <= threshold, torch.zeros_like(w), grown.copysign(w))
+
+
+@wrong("soft_threshold", says="or by twice that")
+def two_steps(w: torch.Tensor, threshold: float) -> torch.Tensor:
+    once = w - w.clamp(-threshold, threshold)
+    return once - once.clamp(-threshold, threshold)
+
+
+@wrong("soft_threshold", says="came out as nan")
+def by_the_ratio(w: torch.Tensor, threshold: float) -> torch.Tensor:
+    return w * (1 - threshold / w.abs()).clamp(min=0)  # 0/0
+
+
+@wrong("ista_step", says="counted twice")
+def penalty_in_both(w: torch.Tensor, gradient: torch.Tensor, step: float, lam: float) -> torch.Tensor:
+    moved = w - step * gradient - step * lam * torch.sign(w)
+    return moved - moved.clamp(-step * lam, step * lam)
+
+
+@wrong("ista_step", says="Your threshold grows as the step gets smaller")
+def lam_over_step(w: torch.Tensor, gradient: torch.Tensor, step: float, lam: float) -> torch.Tensor:
+    moved, t = w - step * gradient, lam / step
+    return moved - moved.clamp(-t, t)
+
+
+@wrong("ista_step", says="do not feel the penalty")
+def cuts_after_the_step(w: torch.Tensor, gradient: torch.Tensor, step: float, lam: float) -> torch.Tensor:
+    moved = w - step * gradient
+    return torch.where(moved.abs() <= step * lam, torch.zeros_like(moved), moved)
+
+
+@wrong("lasso_violation", says="which one stops a positive weight")
+def sizes_only(gradient: torch.Tensor, w: torch.Tensor, lam: float) -> float:
+    excess = gradient.abs() - lam
+    return torch.where(w == 0, excess.clamp(min=0), excess.abs()).max().item()
+
+
+@wrong("lasso_violation", says="a weak one too")
+def edge_of_the_band(gradient: torch.Tensor, w: torch.Tensor, lam: float) -> float:
+    zero = w == 0
+    return max(
+        (gradient[zero].abs() - lam).abs().max().item() if zero.any() else 0.0,
+        (gradient[~zero] + lam * w[~zero].sign()).abs().max().item() if (~zero).any() else 0.0,
+    )
+
+
+@wrong("lasso_violation", says="By less than nothing")
+def no_clamp(gradient: torch.Tensor, w: torch.Tensor, lam: float) -> float:
+    return float(torch.where(w == 0, gradient.abs() - lam, (gradient + lam * w.sign()).abs()).max())
+
+
+@wrong("lasso_violation", says="a weight that is tiny and not zero")
+def nearly_zero_is_zero(gradient: torch.Tensor, w: torch.Tensor, lam: float) -> float:
+    zero = w.abs() < 1e-3
+    return float(torch.where(zero, (gradient.abs() - lam).clamp(min=0), (gradient + lam * w.sign()).abs()).max())
+
+
+@wrong("threshold_for_sparsity", says="Python counts that from the end")
+def index_minus_one(w: torch.Tensor, sparsity: float) -> float:
+    order = torch.sort(w.abs().reshape(-1)).values
+    return order[round(sparsity * len(order)) - 1].item()
+
+
+@wrong("threshold_for_sparsity", says="are rounded up")
+def rounds_up(w: torch.Tensor, sparsity: float) -> float:
+    k = -int(-sparsity * w.numel() // 1)
+    return float(w.abs().flatten().sort().values[k - 1]) if k else 0.0

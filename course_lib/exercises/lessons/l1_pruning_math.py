@@ -1,5 +1,7 @@
 """Lesson 01: the soft threshold, a step of ISTA, the conditions of a minimum, a threshold for an exact sparsity."""
 
+import math
+
 import torch
 
 from course_lib.exercises.exercise import Case, Choice, Exercise, Misconception, Question
@@ -28,6 +30,7 @@ def _soft_cases(generator: torch.Generator) -> list[Case]:
         Case("a threshold of 0", (far, 0.0), part="edges"),
         Case("weights as large as the threshold", (torch.tensor([0.75, -0.75, 2.0]), 0.75), part="edges"),
         Case("nothing but weights near zero", (near, t), part="edges"),
+        Case("a threshold of 0 and a weight of 0", (torch.tensor([0.0, 1.5, -0.25]), 0.0), part="edges"),
     ]
 
 
@@ -38,6 +41,8 @@ def _verify_soft(case: Case, output) -> str | None:
     if not isinstance(output, torch.Tensor) or output.shape != w.shape or not output.is_floating_point():
         return wrong
     for before, after, due in zip(w.flatten().tolist(), output.flatten().tolist(), expected.flatten().tolist(), strict=True):
+        if after != after:
+            return f"the weight {before:.4g} came out as nan: something is divided by zero"
         if due == 0 and after != 0:
             return f"the weight {before:.4g} is within {t:.4g} of zero, and came out as {after:.4g}, not as an exact zero"
         if due * after < 0:
@@ -114,6 +119,18 @@ SOFT_THRESHOLD = Exercise(
             ),
         ),
         Misconception(
+            "outward",
+            lambda w, threshold: torch.where(w.abs() > threshold, w + threshold * w.sign(), torch.zeros_like(w)),
+            lambda case, output: (
+                f"{_far(case, output)}: it moved away from zero. The penalty pulls towards it, from both sides."
+            ),
+        ),
+        Misconception(
+            "twice",
+            lambda w, threshold: w.sign() * (w.abs() - 2 * threshold).clamp(min=0),
+            lambda case, output: f"{_far(case, output)}. How far does each weight move: by t, or by twice that?",
+        ),
+        Misconception(
             "l2_shrinkage",
             lambda w, threshold: w / (1 + threshold),
             lambda case, output: (
@@ -154,7 +171,10 @@ def _verify_ista(case: Case, output) -> str | None:
 
 def _counts(case: Case, output) -> str:
     zeros, right = int((output == 0).sum()), int((ista_step(*case.args) == 0).sum())
-    return f"With {case.label}, step {case.args[2]:.3g} and λ {case.args[3]:.3g}, {zeros} weights come out as zero instead of {right}"
+    setting = f"With {case.label}, step {case.args[2]:.3g} and λ {case.args[3]:.3g}"
+    if zeros == right:
+        return f"{setting}, {_steepest(case, output)[0].lower()}{_steepest(case, output)[1:]}"
+    return f"{setting}, {zeros} weights come out as zero instead of {right}"
 
 
 def _steepest(case: Case, output) -> str:
@@ -208,6 +228,29 @@ ISTA_STEP = Exercise(
             ),
         ),
         Misconception(
+            "penalty_twice",
+            lambda w, gradient, step, lam: soft_threshold(w - step * (gradient + lam * w.sign()), step * lam),
+            lambda case, output: (
+                f"From w = {describe(case.args[0])} you get {describe(output)}. The penalty is counted twice: once as λ·sign(w) in the gradient, once in the "
+                "threshold. Its pull belongs to the threshold alone."
+            ),
+        ),
+        Misconception(
+            "threshold_divided",
+            lambda w, gradient, step, lam: soft_threshold(w - step * gradient, lam / step),
+            lambda case, output: (
+                f"{_counts(case, output)}. Your threshold grows as the step gets smaller. A short step follows gradient *and* penalty for a short time."
+            ),
+        ),
+        Misconception(
+            "hard_step",
+            lambda w, gradient, step, lam: (w - step * gradient) * ((w - step * gradient).abs() > step * lam),
+            lambda case, output: (
+                f"From w = {describe(case.args[0])} you get {describe(output)}: small weights are cut to zero, and large ones do not feel the penalty. "
+                "That is a *hard* threshold."
+            ),
+        ),
+        Misconception(
             "subgradient",
             lambda w, gradient, step, lam: w - step * (gradient + lam * w.sign()),
             lambda case, output: (
@@ -247,6 +290,11 @@ def _violation_cases(generator: torch.Generator) -> list[Case]:
         Case("weights that are all zero", (2 * loose, torch.zeros(4, 5), lam), part="many"),
         Case("weights without a zero", (loose, loose.roll(1, 0), lam), part="many"),
         Case("λ = 0, no penalty", (loose, w, 0.0), part="many"),
+        Case("weights that are all zero and rightly so", (lam * loose.tanh(), torch.zeros(4, 5), lam), part="many"),
+        Case("a weight that is tiny and not zero", (torch.tensor([0.1, -0.25]), torch.tensor([1e-6, 2.0]), lam), part="many"),
+        Case(
+            "two weights pulled along by their penalty", (torch.tensor([0.5, -0.5]), torch.tensor([1.0, 2.0]), lam), part="many"
+        ),
     ]
 
 
@@ -294,6 +342,30 @@ LASSO_VIOLATION = Exercise(
             lambda case, output: (
                 f"With {case.label} you get {describe(output)}. For a weight of zero, sign(w) is 0, so this asks its gradient to be 0. "
                 "A corner holds a weight against more than that: against how much?"
+            ),
+        ),
+        Misconception(
+            "sign_blind",
+            lambda gradient, w, lam: _largest(torch.where(w == 0, _misses(gradient, w, lam)[0], (gradient.abs() - lam).abs())),
+            lambda case, output: (
+                f"With {case.label} you get {describe(output)}: for a weight that is not zero only the size of its gradient is compared with λ. "
+                "A gradient of +λ and one of −λ are not the same: which one stops a positive weight?"
+            ),
+        ),
+        Misconception(
+            "band_without_inside",
+            lambda gradient, w, lam: _largest(torch.where(w == 0, (gradient.abs() - lam).abs(), _misses(gradient, w, lam)[1])),
+            lambda case, output: (
+                f"With {case.label} you get {describe(output)}: a zero whose gradient is well inside of ±λ is counted as wrong. "
+                "The corner holds against any pull up to λ, a weak one too."
+            ),
+        ),
+        Misconception(
+            "negative_misses",
+            lambda gradient, w, lam: float(torch.where(w == 0, gradient.abs() - lam, _misses(gradient, w, lam)[1]).max()),
+            lambda case, output: (
+                f"With {case.label} you get {describe(output)}. By less than nothing a condition cannot be missed: "
+                "where it is met, the miss is 0."
             ),
         ),
         Misconception(
@@ -368,6 +440,7 @@ def _threshold_cases(generator: torch.Generator) -> list[Case]:
         Case("a matrix", (w.view(8, 5), 0.75)),
         Case("mostly negative weights", (skewed, 0.5)),
         Case("a count that does not come out even", (w[:7], 0.4)),
+        Case("a count that is rounded down", (w[:6], 0.4)),
         Case("nothing to prune", (w, 0.0), part="edges"),
         Case("everything to prune", (w, 1.0), part="edges"),
         Case("equal sizes", (torch.tensor([2.0, -1.0, 1.0, 1.0, -3.0, 0.5, 1.0, 4.0]), 0.25), part="edges"),
@@ -434,6 +507,22 @@ THRESHOLD_FOR_SPARSITY = Exercise(
             lambda case, output: (
                 f"With {case.label} you get {describe(output)}: {case.args[1]} of the largest weight's size. "
                 "How many weights lie below that is up to chance; asked is a count."
+            ),
+        ),
+        Misconception(
+            "rounded_up",
+            lambda w, sparsity: _kth(w.abs(), math.ceil(sparsity * w.numel() - 1e-9)),
+            lambda case, output: (
+                f"With {case.label} you get {describe(output)}: {case.args[1] * case.args[0].numel():.1f} weights are rounded up. "
+                "The nearest whole number is asked for, as Python's `round` gives it."
+            ),
+        ),
+        Misconception(
+            "last_for_none",
+            lambda w, sparsity: float(w.abs().flatten().sort().values[round(sparsity * w.numel()) - 1]),
+            lambda case, output: (
+                f"With {case.label} you get {describe(output)}, the largest of all: for k = 0 the index is −1, and Python counts that "
+                "from the end. When none is to go, which threshold lets all stay?"
             ),
         ),
         Misconception(
