@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from course_lib.errors import expect
+from course_lib.quantization.codebook_weights import empty_weight, quantized_weight
 from course_lib.quantization.scheme import Scheme
-from course_lib.quantization.weights import PackedWeight, empty_weight, quantized_weight
+from course_lib.quantization.weights import PackedWeight
 
 
 class QuantizedEmbedding(nn.Module):

@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from course_lib.errors import expect
+from course_lib.quantization.codebook_weights import empty_weight, quantized_weight
 from course_lib.quantization.scheme import Scheme
-from course_lib.quantization.weights import PackedWeight, empty_weight, quantized_weight
+from course_lib.quantization.weights import PackedWeight
 
 
 class PackedLinear(nn.Module):
@@ -36,7 +37,7 @@ class PackedLinear(nn.Module):
 
     @classmethod
     def from_weight(cls, weight: PackedWeight, bias: torch.Tensor | None) -> "PackedLinear":
-        """A layer whose codes somebody else chose, as ``IntegerWeight.from_codes`` or ``CodebookWeight.from_codes``."""
+        """A layer whose codes somebody else chose, as ``IntegerWeight.from_codes`` makes a weight of."""
         layer = cls(weight.shape[1], weight.shape[0], weight.scheme, bias is not None)
         layer.weight = weight
         if bias is not None:
@@ -58,4 +59,4 @@ class Int4Linear(PackedLinear):
 
 
 class CodebookLinear(PackedLinear):
-    """A :class:`PackedLinear` whose codes are numbers of levels: of a k-means codebook, or of NF4."""
+    """A :class:`PackedLinear` whose codes are numbers: of the levels of k-means or NF4, or of codewords for several weights."""

@@ -8,7 +8,7 @@ from course_lib.granularity import Granularity, block_size, grid
 from course_lib.quantization.packing import packed_bytes
 
 ACTIVATIONS = ("none", "dynamic", "static")
-CODEBOOKS = (None, "kmeans", "nf4")
+CODEBOOKS = (None, "kmeans", "nf4", "vectors")
 
 
 @dataclass(frozen=True)
@@ -16,18 +16,20 @@ class Scheme:
     """How one module is quantized.
 
     Attributes:
-        bits: of a weight, 2 to 8.
+        bits: of a code, 2 to 8: of a weight, or of ``size`` weights with vectors.
         granularity: which weights share a scale or a codebook: "tensor", "channel" (an output row, a word), a number (so many
             neighbours in a row) or a block size; see :mod:`course_lib.granularity`.
         symmetric: codes about 0, or with a zero point.
         codebook: None for a uniform grid; "kmeans", the best 2^bits levels for each block (Han et al. 2015, 1510.00149; with
             7 and 8 bits those of Lloyd's steps, as exact ones take minutes);
             "nf4", the 16 levels of normal-float 4, with the largest magnitude of each block as its scale (Dettmers et al.
-            2023, 2305.14314).
+            2023, 2305.14314); "vectors", the numbers of codewords of ``size`` neighbours in a row, from one list for the
+            tensor (Stock et al. 2019, 1907.05686).
         activation: "none" leaves them in float (the weights are turned back into floats at every call); "dynamic" gives each
             token its own symmetric scale when it comes; "static" uses one asymmetric range measured beforehand. With the
             last two the product is of integers.
         activation_bits: of a static activation, 2 to 8.
+        size: how many weights share a code, with vectors; else 1.
     Raises:
         ValueError: a value out of range, or fields that exclude each other.
     """
@@ -38,15 +40,20 @@ class Scheme:
     codebook: str | None = None
     activation: str = "none"
     activation_bits: int = 8
+    size: int = 1
 
     def __post_init__(self) -> None:
         for name in ("bits", "activation_bits"):
             value = getattr(self, name)
             expect(type(value) is int and 2 <= value <= 8, name, value, "a whole number from 2 to 8")
         expect(self.activation in ACTIVATIONS, "activation", self.activation, f"one of {', '.join(ACTIVATIONS)}")
-        expect(self.codebook in CODEBOOKS, "codebook", self.codebook, "None, 'kmeans' or 'nf4'")
+        expect(self.codebook in CODEBOOKS, "codebook", self.codebook, "None, 'kmeans', 'nf4' or 'vectors'")
         expect(self.codebook != "nf4" or self.bits == 4, "bits", self.bits, "4 for nf4, which has 16 levels")
         expect(self.codebook is None or self.symmetric, "symmetric", self.symmetric, "True: a codebook has no zero point")
+        vectors = self.codebook == "vectors"
+        good = type(self.size) is int and (self.size >= 2 if vectors else self.size == 1)
+        expect(good, "size", self.size, "a number of at least 2 with vectors, else 1")
+        expect(not vectors or self.granularity == "tensor", "granularity", self.granularity, "'tensor' with vectors")
         if self.activation != "none":
             fits = self.granularity in ("tensor", "channel")
             expect(fits, "granularity", self.granularity, "'tensor' or 'channel': an integer sum runs over a whole row")
@@ -58,7 +65,8 @@ class Scheme:
         kind = self.codebook or ("symmetric" if self.symmetric else "asymmetric")
         where = f"groups of {self.granularity}" if isinstance(self.granularity, int) else f"per {self.granularity}"
         inputs = {"none": "float inputs", "dynamic": "int8 inputs per token", "static": f"int{self.activation_bits} inputs"}
-        return f"{self.bits} bits, {kind}, {where}, {inputs[self.activation]}"
+        shared = f" for {self.size} weights" if self.size > 1 else ""
+        return f"{self.bits} bits{shared}, {kind}, {where}, {inputs[self.activation]}"
 
     def to_json(self) -> dict:
         """The fields as JSON values; :meth:`from_json` reads them."""
@@ -76,17 +84,19 @@ def weight_bytes(shape: tuple[int, int], scheme: Scheme) -> int:
     """Bytes of a quantized weight as it is stored: ``ceil(n·b/8)`` for codes, and what it takes to read them.
 
     With G blocks: 4·G for scales, G for the zero points (uint8) of asymmetric ones; a k-means codebook takes 4·G·2^b instead,
-    NF4 4·G for scales and 64 for its 16 levels.
+    NF4 4·G for scales (its levels are a constant). Vectors have n/size codes, and 4·size·2^b for the codewords.
 
     >>> weight_bytes((768, 768), Scheme(bits=4, granularity=64)) == 768 * 768 // 2 + 4 * 768 * 768 // 64
     True
     """
+    if scheme.codebook == "vectors":
+        return packed_bytes(math.prod(shape) // scheme.size, scheme.bits) + 4 * scheme.size * 2**scheme.bits
     blocks = math.prod(grid(shape, block_size(shape, scheme.granularity)))
     codes = packed_bytes(math.prod(shape), scheme.bits)
     if scheme.codebook == "kmeans":
         return codes + 4 * blocks * 2**scheme.bits
     if scheme.codebook == "nf4":
-        return codes + 4 * blocks + 4 * 16
+        return codes + 4 * blocks
     return codes + 4 * blocks + (0 if scheme.symmetric else blocks)
 
 

@@ -70,6 +70,8 @@ def to_stored(model: nn.Module, masks: Mapping[str, torch.Tensor] | None = None)
         codes, mask = _codes(module), left.pop(f"{name}.weight", None)
         if mask is not None:
             _check_mask(f"{name}.weight", mask, _holder(module).dequantize())
+            if module.scheme.size > 1:
+                raise CourseError(f"masks: {name} has codes of {module.scheme.size} weights each; a mask cannot leave out any.")
             tensors[f"{name}.mask"], codes = pack_bits(mask), codes[mask]
         tensors[f"{name}.codes"] = pack(codes, module.scheme.bits)
         tensors |= {f"{name}.{k}": v for k, v in module.state_dict().items() if k not in IN_MEMORY}

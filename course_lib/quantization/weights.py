@@ -1,4 +1,4 @@
-"""A weight kept as packed codes: integers with scales, or numbers of levels with a codebook. Made back into floats when read."""
+"""A weight kept as packed codes, and made back into floats when it is read; here codes that are integers with scales."""
 
 import math
 
@@ -8,7 +8,6 @@ from torch import nn
 from course_lib.errors import expect
 from course_lib.granularity import block_size, grid, spread
 from course_lib.quantization.affine import choose_affine, dequantize, quantize
-from course_lib.quantization.codebooks import dequantize_codebook, quantize_codebook
 from course_lib.quantization.packing import pack, packed_bytes, unpack
 from course_lib.quantization.scheme import Scheme
 
@@ -29,17 +28,22 @@ class PackedWeight(nn.Module):
         super().__init__()
         self.shape, self.scheme, self.by_rows = tuple(shape), scheme, by_rows
         self.block, self.code_count = block_size(shape, scheme.granularity), math.prod(shape)
+        expect(shape[1] % scheme.size == 0, "size", scheme.size, f"a number that divides a row of {shape[1]}")
+        self.code_shape = (shape[0], shape[1] // scheme.size)
         self.fields = 8 // math.gcd(scheme.bits, 8)  # codes in the fewest whole bytes
         if by_rows:
-            expect(shape[1] % self.fields == 0, "bits", scheme.bits, f"bits with which a row of {shape[1]} fills whole bytes")
+            per_row = self.code_shape[1]
+            expect(per_row % self.fields == 0, "bits", scheme.bits, f"bits with which a row of {per_row} fills whole bytes")
             expect(self.block[0] in (1, shape[0]), "granularity", self.block, "blocks within one row, or of all rows")
-        self.register_buffer("packed", torch.zeros(packed_bytes(self.code_count, scheme.bits), dtype=torch.uint8))
+        size = packed_bytes(math.prod(self.code_shape), scheme.bits)
+        self.register_buffer("packed", torch.zeros(size, dtype=torch.uint8))
 
     def store(self, codes: torch.Tensor) -> None:
-        """Pack codes (R, C)."""
+        """Pack codes, (R, C) or as many as the class has."""
+        expect(codes.shape == self.code_shape, "codes", tuple(codes.shape), f"the shape {self.code_shape}")
         if self.by_rows:
             # `pack` puts the codes i, m + i, 2m + i, … into the same bytes: let all of them come from one row.
-            codes = codes.view(self.shape[0], self.fields, -1).transpose(0, 1)
+            codes = codes.reshape(self.shape[0], self.fields, -1).transpose(0, 1)
         self.packed.copy_(pack(codes, self.scheme.bits))
 
     def codes(self, rows: torch.Tensor | None = None) -> torch.Tensor:
@@ -47,12 +51,12 @@ class PackedWeight(nn.Module):
         bits, signed = self.scheme.bits, self.scheme.symmetric and self.scheme.codebook is None
         if not self.by_rows:
             expect(rows is None, "rows", rows, "None, as the codes are not laid out by rows")
-            return unpack(self.packed, bits, self.code_count, signed).view(self.shape)
+            return unpack(self.packed, bits, math.prod(self.code_shape), signed).view(self.code_shape)
         planes = self.packed.view(bits * self.fields // 8, self.shape[0], -1)  # (bytes of a word, R, words of a row)
         if rows is not None:
             planes = planes.index_select(1, rows)
-        fields = unpack(planes.reshape(-1), bits, planes.shape[1] * self.shape[1], signed)
-        return fields.view(self.fields, planes.shape[1], -1).transpose(0, 1).reshape(-1, self.shape[1])
+        fields = unpack(planes.reshape(-1), bits, planes.shape[1] * self.code_shape[1], signed)
+        return fields.view(self.fields, planes.shape[1], -1).transpose(0, 1).reshape(-1, self.code_shape[1])
 
 
 class IntegerWeight(PackedWeight):
@@ -63,6 +67,17 @@ class IntegerWeight(PackedWeight):
         counts = grid(shape, self.block)
         self.register_buffer("scale", torch.ones(counts))
         self.register_buffer("zero_point", None if scheme.symmetric else torch.zeros(counts, dtype=torch.uint8))
+
+    @classmethod
+    def from_float(cls, weight: torch.Tensor, scheme: Scheme, by_rows: bool = False) -> "IntegerWeight":
+        """Round a weight (R, C) to the nearest codes of each block's range.
+
+        Raises:
+            ValueError: a weight that is empty, of integers or not finite, or blocks that do not divide it.
+        """
+        scale, zero_point = choose_affine(weight, scheme.bits, scheme.symmetric, scheme.granularity)
+        codes = quantize(weight, scale, zero_point, scheme.bits, scheme.symmetric)
+        return cls.from_codes(codes, scale, zero_point, scheme, by_rows)
 
     @classmethod
     def from_codes(
@@ -102,91 +117,13 @@ class IntegerWeight(PackedWeight):
 
     def dequantize(self, rows: torch.Tensor | None = None) -> torch.Tensor:
         """The weight in float32, (R, C), or some of its rows, (n, C); ``rows``: int64 (n,)."""
-        scale = _of_rows(self.scale, rows)
+        scale = of_rows(self.scale, rows)
         zero_point = torch.zeros_like(scale, dtype=torch.int32)
         if self.zero_point is not None:
-            zero_point = _of_rows(self.zero_point, rows).int()
+            zero_point = of_rows(self.zero_point, rows).int()
         return dequantize(self.codes(rows), scale, zero_point)
 
 
-def _of_rows(values: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+def of_rows(values: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
     """Of values per block, (G₁, G₂, …), those of the blocks in these rows; all where a block has all rows."""
     return values if rows is None or len(values) == 1 else values.index_select(0, rows)
-
-
-class CodebookWeight(PackedWeight):
-    """``codebook[block, code] · scale``: codes are numbers of levels.
-
-    k-means has 2^b levels for each block, and no scale; NF4 has one codebook for all, and for each block the largest
-    magnitude as its scale.
-    """
-
-    def __init__(self, shape: tuple[int, int], scheme: Scheme, by_rows: bool = False) -> None:
-        super().__init__(shape, scheme, by_rows)
-        shared, counts = scheme.codebook == "nf4", grid(shape, self.block)
-        self.register_buffer("codebook", torch.zeros(*((1, 1) if shared else counts), 2**scheme.bits))
-        self.register_buffer("scale", torch.ones(counts) if shared else None)
-
-    @classmethod
-    def from_codes(
-        cls,
-        codes: torch.Tensor,
-        codebook: torch.Tensor,
-        scale: torch.Tensor | None,
-        scheme: Scheme,
-        by_rows: bool = False,
-    ) -> "CodebookWeight":
-        """A weight whose codes are given.
-
-        Args:
-            codes: uint8 (R, C), numbers of levels.
-            codebook: float32, 2^b levels for each block, or for NF4 its 16; ``scale``: float32, one per block, NF4 only.
-        Raises:
-            ValueError: codes of another dtype or too large, or levels and scales that do not fit.
-        """
-        good = codes.dim() == 2 and codes.dtype == torch.uint8
-        expect(good, "codes", (codes.dtype, codes.dim()), "a matrix of torch.uint8")
-        weight = cls(codes.shape, scheme, by_rows)
-        for name, given in (("codebook", codebook), ("scale", scale)):
-            due = getattr(weight, name)
-            fits = given is due is None or (given is not None and due is not None and given.numel() == due.numel())
-            expect(fits, name, given if given is None else tuple(given.shape), "None" if due is None else tuple(due.shape))
-            if given is not None:
-                due.copy_(given.detach().view_as(due))
-        weight.store(codes)
-        return weight
-
-    def zero_codes(self) -> torch.Tensor:
-        """The codes (R, C) of the levels nearest to zero."""
-        nearest = self.codebook.abs().argmin(-1).to(torch.uint8)
-        return spread(nearest.expand(grid(self.shape, self.block)), self.shape, self.block)
-
-    def dequantize(self, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """The weight in float32, (R, C), or some of its rows, (n, C); ``rows``: int64 (n,)."""
-        codes = self.codes(rows)
-        values = dequantize_codebook(codes, _of_rows(self.codebook, rows))
-        if self.scale is None:
-            return values
-        scale = _of_rows(self.scale, rows)
-        return values * spread(scale, codes.shape, tuple(s // g for s, g in zip(codes.shape, scale.shape, strict=True)))
-
-
-def empty_weight(shape: tuple[int, int], scheme: Scheme, by_rows: bool = False) -> PackedWeight:
-    """A weight of zeros for a scheme, to be filled from a file."""
-    return (IntegerWeight if scheme.codebook is None else CodebookWeight)(shape, scheme, by_rows)
-
-
-def quantized_weight(weight: torch.Tensor, scheme: Scheme, by_rows: bool = False) -> PackedWeight:
-    """Quantize a weight (R, C): to the nearest codes of each block's range, of its best levels, or of NF4.
-
-    Raises:
-        ValueError: a weight that is empty, of integers or not finite, or blocks that do not divide it.
-    """
-    if scheme.codebook is None:
-        scale, zero_point = choose_affine(weight, scheme.bits, scheme.symmetric, scheme.granularity)
-        codes = quantize(weight, scale, zero_point, scheme.bits, scheme.symmetric)
-        return IntegerWeight.from_codes(codes, scale, zero_point, scheme, by_rows)
-    expect(weight.numel() > 0, "weight", tuple(weight.shape), "at least one entry")
-    method = "exact" if scheme.bits <= 6 else "lloyd"  # exact levels take minutes when there are 128 or 256 of them
-    codes, levels = quantize_codebook(weight, scheme.bits, scheme.granularity, method=method)
-    return CodebookWeight.from_codes(codes, levels, None, scheme, by_rows)

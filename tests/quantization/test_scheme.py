@@ -17,6 +17,9 @@ schemes = st.one_of(
     ),
     st.builds(Scheme, bits=st.integers(2, 8), granularity=st.sampled_from(["tensor", "channel"]), codebook=st.just("kmeans")),
     st.builds(Scheme, bits=st.just(4), granularity=st.sampled_from([2, 8]), codebook=st.just("nf4")),
+    st.builds(
+        Scheme, bits=st.integers(2, 8), granularity=st.just("tensor"), codebook=st.just("vectors"), size=st.integers(2, 8)
+    ),
     st.builds(Scheme, bits=st.integers(2, 8), activation=st.just("dynamic"), symmetric=st.booleans()),
     st.builds(Scheme, bits=st.integers(2, 8), activation=st.just("static"), activation_bits=st.integers(2, 8)),
 )
@@ -35,7 +38,8 @@ def test_a_scheme_comes_back_from_json(scheme):
         (Scheme(4, 64, symmetric=False), 4 + 40 / 64),
         (Scheme(2, "tensor"), 2 + 32 / 768**2),
         (Scheme(3, "tensor", codebook="kmeans"), 3 + 32 * 8 / 768**2),
-        (Scheme(4, 64, codebook="nf4"), 4 + 32 / 64 + 32 * 16 / 768**2),
+        (Scheme(4, 64, codebook="nf4"), 4 + 32 / 64),
+        (Scheme(8, "tensor", codebook="vectors", size=4), 8 / 4 + 32 * 4 * 256 / 768**2),
     ],
     ids=str,
 )
@@ -59,6 +63,7 @@ def test_a_scheme_says_what_it_is():
     assert (
         str(Scheme(activation="static", symmetric=False, activation_bits=6)) == "8 bits, asymmetric, per channel, int6 inputs"
     )
+    assert str(Scheme(8, "tensor", codebook="vectors", size=4)) == "8 bits for 4 weights, vectors, per tensor, float inputs"
     assert str(Scheme(3, "tensor", codebook="kmeans")) == "3 bits, kmeans, per tensor, float inputs"
 
 
@@ -75,6 +80,9 @@ def test_a_scheme_says_what_it_is():
         ({"codebook": "nf4"}, "bits = 8: expected 4 for nf4"),
         ({"codebook": "kmeans", "symmetric": False}, "symmetric = False"),
         ({"codebook": "kmeans", "activation": "dynamic"}, "codebook = 'kmeans': expected None with integer activations"),
+        ({"codebook": "vectors", "granularity": "tensor"}, "size = 1: expected a number of at least 2 with vectors, else 1"),
+        ({"codebook": "vectors", "size": 4}, "granularity = 'channel': expected 'tensor' with vectors"),
+        ({"size": 2}, "size = 2"),
         ({"granularity": 64, "activation": "dynamic"}, "granularity = 64: expected 'tensor' or 'channel'"),
         ({"activation_bits": 4}, "activation_bits = 4: expected 8 unless"),
         ({"activation": "static", "activation_bits": 9}, "activation_bits = 9"),
