@@ -54,7 +54,7 @@ def choose_from_range(
     """
     smallest, largest = code_range(bits, symmetric)
     expect(low.shape == high.shape, "high", tuple(high.shape), f"the shape of low, {tuple(low.shape)}")
-    low, high = low.double(), high.double()  # in float32 high − low can overflow
+    low, high = low.detach().double(), high.detach().double()  # in float32 high − low can overflow
     _expect_all(torch.isfinite(low) & torch.isfinite(high), low, high, "finite numbers")
     _expect_all(low <= high, low, high, "low ≤ high")
     low, high = low.clamp(max=0), high.clamp(min=0)

@@ -87,7 +87,7 @@ def nearest_codes(x: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     _expect_ascending(levels)
     expect(not bool(torch.isnan(x).any()), "x", "NaN", "numbers")
     middles = (levels[1:].double() + levels[:-1].double()).div_(2).to(torch.promote_types(x.dtype, torch.float32))
-    return torch.bucketize(x.to(middles.dtype), middles, out_int32=True).to(torch.uint8)
+    return torch.bucketize(x.to(middles.dtype).contiguous(), middles, out_int32=True).to(torch.uint8)
 
 
 def quantize_codebook(

@@ -9,6 +9,7 @@ A *point* is a place with the sums of weights, values and squares before it, as 
 :meth:`course_lib.quantization.sorted_sums.SortedSums.at`; points are float64 (4, problems, places).
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -23,7 +24,7 @@ def forward(points: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray
         Costs, k + 1 arrays (P, n_j), Inf where no place of the end before is at or below; and k arrays of numbers (P, n_j).
     """
     costs, choices = [np.zeros(points[0].shape[1:])], []
-    for before, here in zip(points, points[1:], strict=False):
+    for before, here in itertools.pairwise(points):
         cost, choice = _layer(here, before, costs[-1])
         costs.append(cost)
         choices.append(choice)

@@ -1,5 +1,7 @@
 """Codebooks: the nearest level for each value, errors in the order the methods promise, every byte counted."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -50,7 +52,7 @@ def test_no_step_of_lloyd_raises_the_error_and_it_ends_where_levels_are_means():
         for _ in range(60):
             errors.append(error_of(x, levels, w))
             levels = lloyd_levels(x, levels, w, iterations=1)
-        assert all(b <= a * (1 + 1e-12) for a, b in zip(errors, errors[1:], strict=False))
+        assert all(b <= a * (1 + 1e-12) for a, b in itertools.pairwise(errors))
         end = lloyd_levels(x, uniform_levels(x, 8), w, iterations=1000)
         codes, mass = nearest_codes(x, end).long(), (torch.ones_like(x) if w is None else w).double()
         means = torch.zeros(8).double().index_add_(0, codes, mass * x.double()) / torch.zeros(8).double().index_add_(

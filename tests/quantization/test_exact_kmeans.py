@@ -114,9 +114,9 @@ def test_more_levels_are_never_worse_and_each_saves_no_more_than_the_one_before(
     """The second is the convexity that the bounds of the search rest on."""
     x = torch.randn(3000, generator=torch.Generator().manual_seed(3)) ** 3
     errors = [error_of(x, optimal_levels(x, count)) for count in range(1, 12)]
-    savings = [a - b for a, b in zip(errors, errors[1:], strict=False)]
+    savings = [a - b for a, b in itertools.pairwise(errors)]
     assert all(s > 0 for s in savings)
-    assert all(a >= b - slack(x) for a, b in zip(savings, savings[1:], strict=False))
+    assert all(a >= b - slack(x) for a, b in itertools.pairwise(savings))
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 16])

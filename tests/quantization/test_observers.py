@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import math
 
 import pytest
@@ -40,7 +41,7 @@ def test_counts_do_not_depend_on_batches_or_order_and_count_every_value_in_its_b
     assert streamed.top == at_once.top == shuffled.top
     assert torch.equal(streamed.counts, at_once.counts) and torch.equal(streamed.counts, shuffled.counts)
     edges = streamed.edges().tolist()
-    expected = [sum(a <= v < b for v in torch.tensor(flat).tolist()) for a, b in zip(edges, edges[1:], strict=False)]
+    expected = [sum(a <= v < b for v in torch.tensor(flat).tolist()) for a, b in itertools.pairwise(edges)]
     assert streamed.counts.tolist() == expected
     assert sum(expected) == len(flat)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import math
 
 import pytest
@@ -130,7 +131,7 @@ def test_a_percentile_of_evenly_spread_values_is_linear(symmetric):
 def test_percentiles_are_nested():
     counts = torch.randint(0, 9, (64,), generator=torch.Generator().manual_seed(1))
     ranges = [percentile_range(counts, edges_of(counts), EVERYTHING, p) for p in (10, 50, 90, 99, 99.99, 100)]
-    for (low, high), (wider_low, wider_high) in zip(ranges, ranges[1:], strict=False):
+    for (low, high), (wider_low, wider_high) in itertools.pairwise(ranges):
         assert wider_low <= low <= high <= wider_high
 
 
