@@ -350,7 +350,7 @@ def no_clamp(gradient: torch.Tensor, w: torch.Tensor, lam: float) -> float:
     return float(torch.where(w == 0, gradient.abs() - lam, (gradient + lam * w.sign()).abs()).max())
 
 
-@wrong("lasso_violation", says="a weight that is tiny and not zero")
+@wrong("lasso_violation", says="gave 0.25")
 def nearly_zero_is_zero(gradient: torch.Tensor, w: torch.Tensor, lam: float) -> float:
     zero = w.abs() < 1e-3
     return float(torch.where(zero, (gradient.abs() - lam).clamp(min=0), (gradient + lam * w.sign()).abs()).max())
