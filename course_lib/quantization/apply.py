@@ -23,6 +23,7 @@ def apply(
     plan: Mapping[str, Scheme],
     ranges: Mapping[str, Range] | None = None,
     exclude: Iterable[str] = (),
+    importance: Mapping[str, torch.Tensor] | None = None,
 ) -> Report:
     """Quantize the linear layers and embeddings a plan names, in place. All is checked before anything is changed.
 
@@ -31,6 +32,8 @@ def apply(
         plan: module name or pattern → scheme, one pattern for a module.
         ranges: module name → smallest and largest input, for static activations (:mod:`course_lib.quantization.static`).
         exclude: names and patterns to leave in float, whatever the plan says.
+        importance: module name → how much the error of each weight counts, ≥ 0, of a shape that broadcasts to the weight's, for
+            k-means codebooks (:mod:`course_lib.quantization.codebooks`); the others count all alike.
     Returns:
         The report: a line for each layer replaced, and for each one skipped (tied weights, classes with a forward of their
         own, convolutions, what is excluded) the reason.
@@ -38,7 +41,7 @@ def apply(
         CourseError: a pattern that matches nothing, or only what must be skipped, or a module twice; a module that is
             quantized already; a scheme that does not fit a layer.
     """
-    new, skipped = quantized_modules(model, plan, ranges, exclude)
+    new, skipped = quantized_modules(model, plan, ranges, exclude, importance)
     count, changed = Reporting(model), []
     for name, module in new.items():
         before = tensor_bytes(model.get_submodule(name))
@@ -52,6 +55,7 @@ def quantized_modules(
     plan: Mapping[str, Scheme],
     ranges: Mapping[str, Range] | None = None,
     exclude: Iterable[str] = (),
+    importance: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[dict[str, nn.Module], list[str]]:
     """The layers that :func:`apply` would put in, and its lines about skipped ones; the model is left as it is."""
     for pattern, scheme in plan.items():
@@ -59,18 +63,22 @@ def quantized_modules(
     _refuse_quantized(model, plan)
     matches = match(model, plan, (nn.Linear, nn.Embedding, nn.Conv2d))
     left = _excluded(matches.found, exclude)
+    ranges, importance = ranges or {}, importance or {}
     new, skipped = {}, list(matches.skipped)
     for name, (module, scheme) in matches.found.items():
         reason = "excluded" if name in left else _cannot(module)
         if reason:
             skipped.append(f"{name}: {reason}")
         else:
-            new[name] = quantized_module(name, module, scheme, (ranges or {}).get(name)).train(module.training)
+            made = quantized_module(name, module, scheme, ranges.get(name), importance.get(name))
+            new[name] = made.train(module.training)
     _refuse_in_vain(matches, plan, new, left)
     return new, skipped
 
 
-def quantized_module(name: str, module: nn.Module, scheme: Scheme, input_range: Range | None = None) -> nn.Module:
+def quantized_module(
+    name: str, module: nn.Module, scheme: Scheme, input_range: Range | None = None, importance: torch.Tensor | None = None
+) -> nn.Module:
     """The quantized layer for a linear layer or an embedding.
 
     Args:
@@ -78,15 +86,17 @@ def quantized_module(name: str, module: nn.Module, scheme: Scheme, input_range: 
         module: ``nn.Linear`` or ``nn.Embedding``, floating point.
         scheme: what to make of it.
         input_range: the smallest and the largest input, for static activations.
+        importance: of each weight, for k-means codebooks.
     Raises:
         CourseError: a scheme that does not fit, weights that are not finite, or a range that is missing.
     """
     try:
         if isinstance(module, nn.Embedding):
-            return QuantizedEmbedding.from_float(module, scheme)
+            return QuantizedEmbedding.from_float(module, scheme, importance)
         if scheme.activation != "none":
+            expect(importance is None, "importance", "given", "None but for k-means codebooks")
             return Int8Linear.from_float(module, scheme, input_range)
-        return packed_class(scheme).from_float(module, scheme)
+        return packed_class(scheme).from_float(module, scheme, importance)
     except ValueError as error:
         raise CourseError(f"{name}: {error}. Nothing was changed.") from error
 

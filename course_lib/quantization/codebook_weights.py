@@ -21,15 +21,21 @@ class CodebookWeight(PackedWeight):
         self.register_buffer("codebook", torch.zeros(*grid(shape, self.block), 2**scheme.bits))
 
     @classmethod
-    def from_float(cls, weight: torch.Tensor, scheme: Scheme, by_rows: bool = False) -> "CodebookWeight":
+    def from_float(
+        cls, weight: torch.Tensor, scheme: Scheme, by_rows: bool = False, importance: torch.Tensor | None = None
+    ) -> "CodebookWeight":
         """The best levels for each block of a weight (R, C), by k-means, and the nearest of them for each entry.
 
+        Args:
+            importance: how much the error of an entry counts, ≥ 0, of a shape that broadcasts to (R, C): the mean square
+                of each input (C,), or the Fisher diagonal (R, C); None: all the same.
         Raises:
-            ValueError: a weight that is empty, of integers or not finite, or blocks that do not divide it.
+            ValueError: a weight that is empty, of integers or not finite, or blocks or an importance that do not fit it.
         """
         expect(weight.numel() > 0, "weight", tuple(weight.shape), "at least one entry")
         method = "exact" if scheme.bits <= EXACT_BITS else "lloyd"
-        return cls.from_codes(*quantize_codebook(weight, scheme.bits, scheme.granularity, method=method), scheme, by_rows)
+        codes = quantize_codebook(weight, scheme.bits, scheme.granularity, method=method, weights=importance)
+        return cls.from_codes(*codes, scheme, by_rows)
 
     @classmethod
     def from_codes(cls, codes: torch.Tensor, codebook: torch.Tensor, scheme: Scheme, by_rows: bool = False) -> "CodebookWeight":
@@ -128,12 +134,21 @@ def empty_weight(shape: tuple[int, int], scheme: Scheme, by_rows: bool = False) 
     return KINDS[scheme.codebook](shape, scheme, by_rows)
 
 
-def quantized_weight(weight: torch.Tensor, scheme: Scheme, by_rows: bool = False) -> PackedWeight:
+def quantized_weight(
+    weight: torch.Tensor, scheme: Scheme, by_rows: bool = False, importance: torch.Tensor | None = None
+) -> PackedWeight:
     """Quantize a weight (R, C), by the class of its scheme.
 
+    Args:
+        weight, scheme, by_rows: as of :class:`course_lib.quantization.weights.PackedWeight`.
+        importance: for k-means alone, see :meth:`CodebookWeight.from_float`.
     Raises:
-        ValueError: a weight that is empty, of integers or not finite, or blocks that do not divide it.
+        ValueError: a weight that is empty, of integers or not finite, blocks that do not divide it, or an importance
+            that the scheme has no use for.
     """
+    if importance is not None:
+        expect(scheme.codebook == "kmeans", "importance", tuple(importance.shape), "None but for k-means codebooks")
+        return CodebookWeight.from_float(weight, scheme, by_rows, importance)
     return KINDS[scheme.codebook].from_float(weight, scheme, by_rows)
 
 

@@ -26,13 +26,15 @@ class QuantizedEmbedding(nn.Module):
         self.weight = empty_weight((num_embeddings, embedding_dim), scheme, by_rows=True)
 
     @classmethod
-    def from_float(cls, embedding: nn.Embedding, scheme: Scheme) -> "QuantizedEmbedding":
-        """Quantize a table, to the nearest codes.
+    def from_float(
+        cls, embedding: nn.Embedding, scheme: Scheme, importance: torch.Tensor | None = None
+    ) -> "QuantizedEmbedding":
+        """Quantize a table, to the nearest codes; ``importance`` as for ``PackedLinear.from_float``.
 
         Raises:
             ValueError: as the class, or a table that is empty, of integers or not finite.
         """
-        return cls.from_weight(quantized_weight(embedding.weight.detach(), scheme, by_rows=True))
+        return cls.from_weight(quantized_weight(embedding.weight.detach(), scheme, True, importance))
 
     @classmethod
     def from_weight(cls, weight: PackedWeight) -> "QuantizedEmbedding":

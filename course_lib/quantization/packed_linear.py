@@ -27,13 +27,17 @@ class PackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features), requires_grad=False) if bias else None
 
     @classmethod
-    def from_float(cls, linear: nn.Linear, scheme: Scheme) -> "PackedLinear":
+    def from_float(cls, linear: nn.Linear, scheme: Scheme, importance: torch.Tensor | None = None) -> "PackedLinear":
         """Quantize the weight of a layer, to the nearest codes.
 
+        Args:
+            linear: floating point, finite.
+            scheme: one that leaves activations in float.
+            importance: see :func:`course_lib.quantization.codebook_weights.quantized_weight`.
         Raises:
             ValueError: a weight that is empty, of integers or not finite, or blocks that do not divide it.
         """
-        return cls.from_weight(quantized_weight(linear.weight.detach(), scheme), linear.bias)
+        return cls.from_weight(quantized_weight(linear.weight.detach(), scheme, importance=importance), linear.bias)
 
     @classmethod
     def from_weight(cls, weight: PackedWeight, bias: torch.Tensor | None) -> "PackedLinear":

@@ -16,6 +16,7 @@ from course_lib.quantization.scheme import Scheme, linear_bytes, weight_bytes
 from course_lib.report import tensor_bytes
 
 DYNAMIC = Scheme(activation="dynamic")
+pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")  # a layer without weights is meant
 
 
 @pytest.fixture
@@ -108,6 +109,28 @@ def test_more_layers_can_be_quantized_later(tiny):
     assert type(tiny.bert.encoder.layer[0].attention.self.key) is Int4Linear
 
 
+def test_a_codebook_serves_the_important_weights_first(tiny):
+    """Weighted by the square of each input, the squared error so weighted is no larger than with all counting alike."""
+    name, words = "bert.encoder.layer.0.intermediate.dense", "bert.embeddings.word_embeddings"
+    plan = dict.fromkeys((name, words), Scheme(2, codebook="kmeans"))
+    inputs = torch.rand(32, generator=torch.Generator().manual_seed(0)).pow(4)
+    w, errors = tiny.get_submodule(name).weight.detach(), []
+    for importance in (None, {name: inputs, words: inputs}, {name: torch.ones(32)}):
+        model = copy.deepcopy(tiny)
+        apply(model, plan, importance=importance)
+        errors.append(((model.get_submodule(name).weight.dequantize() - w).square() * inputs).sum())
+    assert errors[1] < errors[0]
+    assert errors[2] == errors[0], "weights all 1 are no weights"
+
+
+@pytest.mark.parametrize("scheme", [DYNAMIC, Scheme(4, 8), Scheme(4, 8, codebook="nf4")], ids=str)
+def test_importance_is_for_kmeans_codebooks_alone(tiny, scheme):
+    with pytest.raises(CourseError, match=r"classifier: importance = .*expected None but for k-means codebooks"):
+        apply(tiny, {"classifier": scheme}, importance={"classifier": torch.ones(32)})
+    with pytest.raises(CourseError, match=r"classifier: weights = .*broadcasts to \(3, 32\)"):
+        apply(tiny, {"classifier": Scheme(2, codebook="kmeans")}, importance={"classifier": torch.ones(31)})
+
+
 # What has to be skipped
 
 
@@ -131,7 +154,7 @@ def odd() -> nn.Module:
             "image": nn.Conv2d(1, 2, 3),
             "normed": nn.Embedding(9, 8, max_norm=1.0),
             "attention": nn.MultiheadAttention(8, 2),
-            "empty": nn.utils.skip_init(nn.Linear, 0, 8),  # drawing no weights would warn
+            "empty": nn.Linear(0, 8),
         }
     )
     model["head"].weight = model["words"].weight
