@@ -240,7 +240,10 @@ def main(
     name: Annotated[str, typer.Argument(help=f"{', '.join(CORPORA)}; or list, to see what they are.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the result; artifacts/data/NAME if not given.")] = None,
     with_test: Annotated[bool, typer.Option("--with-test", help="The test split too; keep it for the last figure.")] = False,
-    source: Annotated[Path | None, typer.Option("--from", help="Folder of local copies, converted or raw; or of folders named like the corpora.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Folder of local copies, converted or raw; or of folders named like the corpora."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what an earlier run left in the folder.")] = False,
     base_url: Annotated[str, typer.Option(hidden=True)] = HOME,
 ) -> None:
