@@ -6,6 +6,7 @@ codes beforehand is QAT, with rows of its own.
 """
 
 import math
+from dataclasses import replace
 
 from torch import nn
 
@@ -42,27 +43,19 @@ def scheme(model: nn.Module, bits: int, granularity: str, **options: object) -> 
 
 def rounding(bits: int, granularity: str, pattern: str = ENCODER, **options: object) -> Make:
     """Round to nearest, by :func:`course_lib.quantization.apply.apply`; or whatever codes the options ask for."""
-    return lambda model, bench: _noted(model, apply(model, {pattern: scheme(model, bits, granularity, **options)}))
-
-
-def rounding_as_small_as_codebooks(bits: int) -> Make:
-    """Round to nearest, with as many scales as a codebook for each row has levels: K/2^b weights of a row of K share one."""
-
-    def make(model: nn.Module, bench: Bench) -> Made:
-        found = match(model, {ENCODER: None}).found
-        return _noted(model, apply(model, {name: Scheme(bits, m.in_features // 2**bits) for name, (m, _) in found.items()}))
-
-    return make
+    return lambda model, bench: as_made(model, apply(model, {pattern: scheme(model, bits, granularity, **options)}))
 
 
 def gptq(bits: int) -> Make:
     """GPTQ in groups."""
-    return lambda model, bench: _noted(model, apply_gptq(model, {ENCODER: Gptq(scheme(model, bits, "group"))}, bench.batches()))
+    return lambda model, bench: as_made(
+        model, apply_gptq(model, {ENCODER: Gptq(scheme(model, bits, "group"))}, bench.batches())
+    )
 
 
 def awq(bits: int) -> Make:
     """AWQ in groups."""
-    return lambda model, bench: _noted(
+    return lambda model, bench: as_made(
         model, apply_awq(model, {ENCODER: Awq(scheme(model, bits, "group"))}, bench.batches(), seed=bench.context.seed)
     )
 
@@ -72,7 +65,7 @@ def smooth(bits: int) -> Make:
 
     def make(model: nn.Module, bench: Bench) -> Made:
         apply_smooth(model, {ENCODER: Smooth()}, bench.batches())
-        return _noted(model, apply(model, {f"{ENCODER}.linear": Scheme(bits, activation="dynamic")}))
+        return as_made(model, apply(model, {f"{ENCODER}.linear": Scheme(bits, activation="dynamic")}))
 
     return make
 
@@ -86,7 +79,7 @@ def static(observer=MinMax, exclude: bool = False) -> Make:
         if exclude:
             scan = sensitivity_scan(model, plan, bench.metric, ranges)
             left = find_exclusions(model, plan, bench.metric, scan, BUDGET, ranges)
-        made = _noted(model, apply(model, plan, ranges, left))
+        made = as_made(model, apply(model, plan, ranges, left))
         made.note += f"; left in float: {', '.join(left) or 'none'}" if exclude else ""
         return made
 
@@ -118,12 +111,13 @@ def qat(bits: int, step: str, activation_bits: int | None = None) -> Make:
         granularity = group_size(model) if activation_bits is None else "channel"
         prepare_qat(model, {ENCODER: Qat(bits, granularity, activation_bits, step)}, ranges)
         bench.train(model)
-        return _noted(model, export(model))
+        return as_made(model, export(model))
 
     return make
 
 
-def _noted(model: nn.Module, report: object) -> Made:
+def as_made(model: nn.Module, report: object) -> Made:
+    """What a transform left, with the first line of its report."""
     return Made(model, note=str(report).splitlines()[0])
 
 
@@ -131,8 +125,8 @@ def rows() -> list[Technique]:
     """All quantization rows, each after the plain one it is compared with."""
     found: list[Technique] = []
 
-    def add(slug: str, method: str, strength: str, make: Make, plain: str | None = None, trained: bool = False) -> None:
-        found.append(Technique(slug, method, "quantization", strength, make, plain, trained))
+    def add(slug: str, method: str, strength: str, make: Make, plain: str | None = None) -> None:
+        found.append(Technique(slug, method, "quantization", strength, make, plain))
 
     for b in BITS:
         asked, group = f"{b} bits", f"rtn-group-{b}"
@@ -140,17 +134,6 @@ def rows() -> list[Technique]:
             plain = f"rtn-{grain}-{b}"
             add(plain, f"rounding, per {grain}", asked, rounding(b, grain))
             add(f"asymmetric-{grain}-{b}", f"asymmetric, per {grain}", asked, rounding(b, grain, symmetric=False), plain)
-        add(
-            f"kmeans-tensor-{b}",
-            "k-means codebook, per tensor",
-            asked,
-            rounding(b, "tensor", codebook="kmeans"),
-            f"rtn-tensor-{b}",
-        )
-        if b < 8:  # 256 levels are more bytes than the codes of a row
-            add(f"rtn-as-kmeans-channel-{b}", "rounding, bytes of kmeans-channel", asked, rounding_as_small_as_codebooks(b))
-            books = rounding(b, "channel", codebook="kmeans")
-            add(f"kmeans-channel-{b}", "k-means codebook, per channel", asked, books, f"rtn-as-kmeans-channel-{b}")
         add(f"gptq-{b}", "GPTQ, per group", asked, gptq(b), group)
         add(f"awq-{b}", "AWQ, per group", asked, awq(b), group)
         dynamic = f"int8-dynamic-{b}"
@@ -167,14 +150,23 @@ def rows() -> list[Technique]:
     add("nodes-8", "static int8, every node, min-max", "8 bits", nodes())
     add("nodes-percentile-8", "static int8, every node, 99.99 % range", "8 bits", nodes(Percentile), "nodes-8")
     add("nodes-excluded-8", "static int8, every node but costly ones", "8 bits", nodes(exclude=True), "nodes-8")
-    for t in list(found):
-        packed = not t.name.startswith("int8-dynamic") and not t.name.startswith("smoothquant")  # integers pass no gradient
-        if t.strength == f"{RECOVERED} bits" and packed:
-            plain = t.plain and f"{t.plain}+recovery"
-            add(f"{t.name}+recovery", t.method, t.strength, recovered(t.make), plain, trained=True)
-    add("rtn-group-2+recovery", "rounding, per group", "2 bits", recovered(rounding(2, "group")), trained=True)
+    return found
+
+
+def trained_rows(found: list[Technique]) -> list[Technique]:
+    """The rows of ``found`` at one strength with a recovery after, and QAT.
+
+    Integer products pass no gradient: rows with int8 inputs have none.
+    """
+    again = [t for t in found if t.strength == f"{RECOVERED} bits" and not t.name.startswith(("int8-dynamic", "smoothquant"))]
+    again.append(next(t for t in found if t.name == "rtn-group-2"))  # beside QAT of 2 bits
+    trained = [
+        replace(t, name=f"{t.name}+recovery", make=recovered(t.make), plain=t.plain and f"{t.plain}+recovery", trained=True)
+        for t in again
+    ]
     for b in (4, 2):
         for step in ("moving", "learned"):
-            add(f"qat-{step}-{b}", f"QAT, {step} steps, per group", f"{b} bits", qat(b, step), f"rtn-group-{b}+recovery", True)
-    add("qat-static-8", "QAT, static int8 inputs", "8 bits", qat(8, "moving", 8), "static-8", trained=True)
-    return found
+            fields = (f"qat-{step}-{b}", f"QAT, {step} steps, per group", "quantization", f"{b} bits", qat(b, step))
+            trained.append(Technique(*fields, f"rtn-group-{b}+recovery", trained=True))
+    static_qat = ("qat-static-8", "QAT, static int8 inputs", "quantization", "8 bits", qat(8, "moving", 8))
+    return [*trained, Technique(*static_qat, "static-8", trained=True)]

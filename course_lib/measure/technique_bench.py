@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from course_lib.calibration import Batch, calibration_batches
-from course_lib.data.align import IGNORED, Window, batches, collate, pad, pad_id
+from course_lib.data.align import IGNORED, Window, batches, collate, make_windows, pad, pad_id, window_labels
 from course_lib.deploy.engines import TorchEngine
 from course_lib.deploy.worker import padded
 from course_lib.models.zoo import load_token_classifier, load_tokenizer, model_tags
@@ -94,6 +94,18 @@ class Bench:
         """F1 on a few validation sentences, for a technique's own choices."""
         few = self.context.corpus.validation[: self.sizes.search]
         return entity_f1([s.tags for s in few], self.predict(model, few))
+
+    @torch.no_grad()
+    def search_loss(self, model: nn.Module) -> float:
+        """Mean loss of a few validation sentences, for choices that F1 is too coarse for."""
+        few = self.context.corpus.validation[: self.sizes.search]
+        windows, index = (
+            make_windows([s.words for s in few], self.tokenizer, self.limit),
+            {t: i for i, t in enumerate(self.tags)},
+        )
+        labels = [window_labels(w, few[w.sentence].tags, index) for w in windows]
+        losses = [(len(chosen), float(self._loss(model, windows, labels, chosen))) for chosen in batches(windows, BATCH)]
+        return sum(count * loss for count, loss in losses) / len(windows)
 
     def predict(self, model: nn.Module, sentences: list) -> list[list[str]]:
         """Tags of sentences, in fp32."""

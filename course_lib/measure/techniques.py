@@ -16,7 +16,7 @@ import torch
 from course_lib.artifacts import code_digest, new_folder, read_json, write_json
 from course_lib.errors import CourseError
 from course_lib.machine import machine
-from course_lib.measure import pruning_techniques, quantization_techniques
+from course_lib.measure import codebook_techniques, pruning_techniques, quantization_techniques
 from course_lib.measure.technique_bench import BATCH, Bench
 from course_lib.measure.technique_bytes import Made, payload_bytes
 from course_lib.measure.technique_row import Technique, recovered
@@ -35,7 +35,8 @@ def all_techniques() -> list[Technique]:
     """Every row: the teacher as it is, pruning, quantization, and the teacher after as much training as a recovery."""
     dense = Technique(DENSE, "the teacher as it is", "none", "–", lambda model, bench: Made(model))
     trained = Technique(f"{DENSE}+recovery", "the teacher, trained on", "none", "–", recovered(dense.make), trained=True)
-    return [dense, *pruning_techniques.rows(), *quantization_techniques.rows(), trained]
+    codes = [*quantization_techniques.rows(), *codebook_techniques.rows()]
+    return [dense, *pruning_techniques.rows(), *codes, *quantization_techniques.trained_rows(codes), trained]
 
 
 def choose(only: Sequence[str] = (), recover: bool = True) -> list[Technique]:

@@ -112,16 +112,16 @@ def _best_ends(sums: SortedSums, count: int) -> np.ndarray:
         if not any(c.any() for c in cells):
             return trace(points, choices)[0]
         rest = [c[0, ::-1] for c in reversed(forward([(ends[:, :, 1:] - p)[:, :, ::-1] for p in reversed(points)])[0])]
-        cost, scatter = costs[-1][0, 0], ends[3, 0, 1]
+        cost, rounding = costs[-1][0, 0], 1e-13 * ends[3, 0, 1]
         fewer = np.array([c[0, -1] for c in costs[1:-1]]) if fewer is None else fewer
         # The least cost is convex in the number of levels, so one level more saves at most what each of the last ones did.
-        saved = min(cost, ((fewer - floor) / np.arange(count - 1, 0, -1)).min(initial=np.inf))
+        saved = min(cost, ((fewer - floor) / np.arange(count - 1, 0, -1)).min(initial=np.inf)) + rounding
         gaps = _gaps(sums, sums.at(grid), saved)
         prices = _prices(sums, [p[:, 0] for p in points], cells, grid, gaps)
         dearest = [p.max(initial=0) for p in prices]
-        floor = max(floor, cost - sum(dearest) - 1e-13 * scatter)
+        floor = max(floor, cost - sum(dearest) - rounding)
         for j in range(count - 1):
-            through = costs[j + 1][0] + rest[j + 1] <= cost + sum(dearest) + 1e-13 * scatter
+            through = costs[j + 1][0] + rest[j + 1] <= cost + sum(dearest) + rounding
             places[j], cells[j] = _refine(places[j], cells[j], through, np.sqrt(prices[j] / max(dearest)))
 
 

@@ -115,7 +115,7 @@ STORABLE = (
     "dense magnitude-layer-70 magnitude-global-90 taylor-50 wanda-70 sparsegpt-50 movement-70 l1-training-50 neurons-50 heads-70 "
     "layers-50 wanda-70+recovery rtn-tensor-2 asymmetric-group-4 gptq-4 awq-4 int8-dynamic-8 smoothquant-4 static-8 "
     "static-excluded-8 rtn-words-4 qat-learned-2 qat-static-8 gptq-4+recovery "
-    "kmeans-tensor-4 kmeans-channel-2 rtn-as-kmeans-channel-4"
+    "kmeans-tensor-4 kmeans-channel-2 rtn-as-kmeans-channel-4 weighted-kmeans-4 equalised-4 vectors-2 nf4-4 mixed-4"
 ).split()
 
 
@@ -162,11 +162,14 @@ def test_a_quantized_row_costs_its_plain_row_and_what_it_adds(bench, rows):
         for slug, more in added.items():
             row = rows[f"{slug}-{bits}"]
             assert row["payload"] == rows[row["plain"]]["payload"] + more, row["name"]
+        assert rows[f"equalised-{bits}"]["payload"] == rows[f"rtn-tensor-{bits}"]["payload"]
         row, levels = rows[f"kmeans-tensor-{bits}"], 2**bits
         assert row["payload"] == rows[row["plain"]]["payload"] + 4 * (levels - 1) * len(weights), "levels for one scale"
-    for name in ("qat-moving-4", "qat-learned-2", "gptq-4+recovery", "kmeans-channel-4", "kmeans-channel-2"):
+    for name in ("qat-moving-4", "qat-learned-2", "gptq-4+recovery", "kmeans-channel-4", "kmeans-channel-2", "nf4-4"):
         assert rows[name]["payload"] == rows[rows[name]["plain"]]["payload"]
     assert rows["static-8"]["payload"] == rows["rtn-channel-8"]["payload"] + 5 * len(weights) == rows["qat-static-8"]["payload"]
+    assert rows["mixed-4"]["payload"] <= rows["rtn-group-4"]["payload"], "a budget"
+    assert rows["vectors-2"]["payload"] == rows["rtn-tensor-2"]["payload"] + (4 * 256 * 4 - 4) * len(weights), "codewords"
     nodes = int(rows["nodes-8"]["note"].split()[0])
     assert rows["nodes-8"]["payload"] == rows["rtn-tensor-8"]["payload"] + NODE_BYTES * nodes
 

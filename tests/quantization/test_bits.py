@@ -114,6 +114,13 @@ def test_dominated_choices_are_never_bought():
     assert allocate_bits(layers, 30)["a"] == Choice(4, 30, 1.0)
 
 
+def test_bytes_left_over_buy_what_is_off_the_hull():
+    """The hull goes from 10 to 40 bytes at once; with 25 to spend, the choice below that line is still worth having."""
+    layers = {"a": [Choice(2, 10, 9.0), Choice(3, 25, 8.0), Choice(4, 40, 0.0)], "b": [Choice(2, 10, 1.0)]}
+    assert [c.bits for c in allocate_bits(layers, 35).values()] == [3, 2]
+    assert [c.bits for c in allocate_bits(layers, 50).values()] == [4, 2]
+
+
 @pytest.mark.parametrize(
     "layers, message",
     [
