@@ -275,7 +275,7 @@ print(f"on disk:   {megabytes(W_pruned.numel(), 32):.2f} MB ({W_pruned.numel():,
 from course_lib.doctor import examine
 
 for row in examine(Path("artifacts"), "minilm"):
-    print(f"{row['state']:4}  {row['what']}: {row['found']}")
+    print(f"{row['state']:4}  {row['what']}: {row['found'].partition(' at ')[0]}")  # without where it lies on this machine
 
 # %% [markdown]
 # ## Where your progress is kept
