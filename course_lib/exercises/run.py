@@ -183,7 +183,10 @@ def _say(error: BaseException) -> str:
 
 def _line(error: BaseException) -> str | None:
     """The last line of the traceback that is neither the library's nor Python's own."""
-    own = [f for f in traceback.extract_tb(error.__traceback__) if f.line and not f.filename.startswith(NOT_THEIRS)]
+    below = error.__traceback__
+    while below is not None and below.tb_frame.f_code is not _call.__code__:
+        below = below.tb_next
+    own = [f for f in traceback.extract_tb(below) if f.line and not f.filename.startswith(NOT_THEIRS)]
     return f"line {own[-1].lineno}: {own[-1].line}" if own else None
 
 
