@@ -1,5 +1,6 @@
 """More quantization rows of the technique table: codebooks, NF4, codewords of vectors, equalisation, and bits that differ by layer."""
 
+import torch
 from torch import nn
 
 from course_lib.calibration import Channels
@@ -36,6 +37,22 @@ def weighted(bits: int) -> Make:
         statistics = collect(model, layers, bench.batches(), Channels)
         squares = {name: statistic.norms().square() for name, statistic in statistics.items()}
         importance = {name: (square / square.mean()).float() for name, square in squares.items()}
+        scheme = Scheme(bits, "tensor", codebook="kmeans")
+        return as_made(model, apply(model, {ENCODER: scheme}, importance=importance))
+
+    return make
+
+
+def fisher_weighted(bits: int) -> Make:
+    """The best levels of each matrix, each entry weighted by its Fisher diagonal: the mean square of its gradient, by example."""
+
+    def make(model: nn.Module, bench: Bench) -> Made:
+        layers = {name: m.weight for name, (m, _) in match(model, {ENCODER: None}).found.items()}
+        squares = {name: torch.zeros_like(weight) for name, weight in layers.items()}
+        for loss in bench.losses(model, 1):
+            for square, gradient in zip(squares.values(), torch.autograd.grad(loss, list(layers.values())), strict=True):
+                square += gradient.square()
+        importance = {name: square / square.mean() for name, square in squares.items()}
         scheme = Scheme(bits, "tensor", codebook="kmeans")
         return as_made(model, apply(model, {ENCODER: scheme}, importance=importance))
 
@@ -86,6 +103,7 @@ def rows() -> list[Technique]:
         if b == 8:  # 256 levels for a row are more bytes than its codes, and their exact search is long
             continue
         add(f"weighted-kmeans-{b}", "k-means codebook, weighted by inputs, per tensor", asked, weighted(b), tensor)
+        add(f"fisher-kmeans-{b}", "k-means codebook, weighted by Fisher, per tensor", asked, fisher_weighted(b), tensor)
         add(f"rtn-as-kmeans-channel-{b}", "rounding, bytes of kmeans-channel", asked, rounding_as_small_as_codebooks(b))
         books = rounding(b, "channel", codebook="kmeans")
         add(f"kmeans-channel-{b}", "k-means codebook, per channel", asked, books, f"rtn-as-kmeans-channel-{b}")

@@ -14,6 +14,7 @@ from course_lib.measure.technique_bytes import Made, payload_bytes
 from course_lib.measure.technique_row import Make, Technique, recovered
 from course_lib.models.surgery import encoder_layers, layer_names
 from course_lib.plan import match
+from course_lib.pruning.adaptive import prune_within
 from course_lib.pruning.apply import Prune, apply
 from course_lib.pruning.masks import Masks
 from course_lib.pruning.movement import Movement
@@ -21,12 +22,17 @@ from course_lib.pruning.one_shot import SparseGpt, Wanda, apply_sparsegpt, apply
 from course_lib.pruning.proximal import proximal_groups, proximal_steps
 from course_lib.pruning.schedules import cubic
 from course_lib.pruning.structure import best_units
+from course_lib.pruning.tree import module_tree, prune_tree
+from course_lib.pruning.tree_costs import first_order_costs
 from course_lib.pruning.unit_masks import compact, encoder_groups, mask_by_plan, mask_layers
 from course_lib.pruning.unit_scores import group_taylor_scores
+from course_lib.report import parameter_count
 
 ENCODER = "*encoder.layer.*"
 STRENGTHS = (0.5, 0.7, 0.9)
 RECOVERED = 0.7  # the strength at which a short training is tried
+LEAVES = 12  # groups of feed-forward neurons in a layer of the module tree
+LOST = 0.01  # F1 that the adaptive pruner may lose, on the sentences it sees
 LAMBDA = 1e-4  # of L1 training: near the root mean square of a weight's gradient, so that most small weights go in one pass
 
 
@@ -114,6 +120,39 @@ def layers(sparsity: float, data_free: bool = False) -> Make:
     return make
 
 
+def tree(sparsity: float) -> Make:
+    """The module tree, subtree by subtree, until this share of the layers' parameters is gone, by first-order costs."""
+
+    def make(model: nn.Module, bench: Bench) -> Made:
+        inside, neurons = parameter_count(encoder_layers(model)), max(1, model.config.intermediate_size // LEAVES)
+        rounds = prune_tree(
+            model,
+            module_tree(model, neurons),
+            first_order_costs(bench.losses),
+            parameter_count(model) - round(sparsity * inside),
+        )
+        made = _compacted(model)
+        made.note += f"; {len(rounds)} rounds"
+        return made
+
+    return make
+
+
+def adaptive(model: nn.Module, bench: Bench) -> Made:
+    """Magnitude as far as F1 on a few validation sentences allows, layer by layer."""
+
+    def plan(sparsities: dict[str, float]) -> dict[str, Prune]:
+        return {f"*{layer}.*": Prune(sparsity) for layer, sparsity in sparsities.items()}
+
+    adapted = prune_within(
+        model, lambda copy, sparsities: apply(copy, plan(sparsities)), bench.metric, LOST, layer_names(model)
+    )
+    chosen = adapted.log[adapted.trial].sparsities
+    made = _masked(model, apply(model, plan(chosen))[0])
+    made.note += f"; by layer: {', '.join(f'{s:.3g}' for s in chosen.values())}; {len(adapted.log)} trials"
+    return made
+
+
 def magnitude_as_small_as(other: Make) -> Make:
     """Plain magnitude pruning to the bytes that another technique reaches.
 
@@ -172,9 +211,14 @@ def rows() -> list[Technique]:
         for slug, (method, make, twin) in structured.items():
             add(f"magnitude-as-{slug}-{n}", f"magnitude, bytes of {slug}", asked, magnitude_as_small_as(twin))
             add(f"{slug}-{n}", method, asked, make, f"magnitude-as-{slug}-{n}")
+        add(f"magnitude-as-tree-{n}", "magnitude, bytes of tree", asked, magnitude_as_small_as(tree(s)))
+        add(f"tree-{n}", "module tree, Taylor", asked, tree(s), f"magnitude-as-tree-{n}")
         add(trained, "magnitude, per layer", asked, recovered(weights("magnitude", s), keep_zeros), None, trained=True)
         add(f"movement-{n}", "movement", asked, movement(s), trained, trained=True)
         add(f"l1-training-{n}", "L1 in training", asked, l1_training(s), trained, trained=True)
+    even = "magnitude-as-adaptive"
+    add(even, "magnitude, bytes of adaptive", "F1 −1 point", magnitude_as_small_as(adaptive))
+    add("adaptive", "magnitude, by layer, within a budget", "F1 −1 point", adaptive, even)
     two_four = weights("magnitude", (2, 4), "2:4")
     add("magnitude-2:4", "magnitude", "2:4", two_four)
     add("wanda-2:4", "Wanda", "2:4", wanda((2, 4), "2:4"), "magnitude-2:4")

@@ -126,12 +126,14 @@ def measure(bench: Bench, technique: Technique, gold: dict, reference: dict | No
     seed, against = bench.context.seed, reference or predicted
     payload = payload_bytes(made)
     rest = (bench.teacher / TOKENIZER).stat().st_size + len(made.model.config.to_json_string().encode())
+    milliseconds, speed = bench.pace(made.model)
     row = described(technique) | {
         "f1": {part: f1_interval(gold[part], predicted[part], seed=seed) for part in PARTS},
         "difference": {part: f1_difference(gold[part], predicted[part], against[part], seed=seed) for part in PARTS},
         "payload": payload,
         "bytes": payload + rest,
-        "ms_per_sentence": bench.ms_per_sentence(made.model),
+        "ms_per_sentence": milliseconds,
+        "speed": speed,
         "seconds": round(seconds, 1),
         "note": made.note,
     }
@@ -143,7 +145,7 @@ def described(technique: Technique) -> dict:
     return {
         "name": technique.name, "method": technique.method, "family": technique.family, "strength": technique.strength,
         "kind": technique.kind, "plain": technique.plain, "trained": technique.trained, "f1": None, "difference": None,
-        "payload": None, "bytes": None, "ms_per_sentence": None, "seconds": None, "note": "", "error": None,
+        "payload": None, "bytes": None, "ms_per_sentence": None, "speed": None, "seconds": None, "note": "", "error": None,
     }  # fmt: skip
 
 
@@ -156,8 +158,9 @@ def notes(bench: Bench) -> list[str]:
         "training sentences calibrate; what a technique chooses by F1 it chooses on validation sentences.",
         "Bytes: every tensor as the technique stores it (codes, scales, codebooks, masks, all that stayed in float), tokenizer "
         "and config; not the header of the file.",
-        f"ms: median per sentence of batches of {BATCH} in PyTorch, {bench.context.threads} threads, {sizes.passes} passes after "
-        "a batch that does not count, of the model as the technique leaves it: zeros and packed codes save bytes, not time.",
+        f"Speed: the teacher's time over this model's, batches of {BATCH} in PyTorch, threads: {bench.context.threads}, in turns, "
+        f"median of {sizes.passes} passes after a batch that does not count. The model is timed as the technique leaves it: zeros "
+        "and packed codes save bytes, not time.",
         f"Trained rows saw {recovery} training sentences once, in {precision}, at a learning rate of "
         f"{bench.settings.learning_rate:g}; seconds are those of the technique, training included.",
     ]
@@ -179,7 +182,7 @@ def markdown(table: dict) -> str:
 
 
 def _lines(rows: list[dict], by_name: dict[str, dict]) -> str:
-    header = ["technique", "", "F1 test", "− dense", "F1 validation", "MB", "ms", "s", "plain: F1 test", "MB"]
+    header = ["technique", "", "F1 test", "− dense", "F1 validation", "MB", "speed", "s", "plain: F1 test", "MB"]
     cells = [header, ["---"] * len(header)]
     for row in rows:
         if row["error"]:
@@ -187,7 +190,7 @@ def _lines(rows: list[dict], by_name: dict[str, dict]) -> str:
         plain = by_name.get(row["plain"] or "") or {}
         beside = [_f1(plain["f1"]["test"]), f"{plain['bytes'] / 1e6:.2f}"] if plain.get("f1") else ["–", "–"]
         figures = [_f1(row["f1"]["test"]), _f1(row["difference"]["test"], "+.3f"), f"{row['f1']['validation'][0]:.3f}"]
-        size = [f"{row['bytes'] / 1e6:.2f}", f"{row['ms_per_sentence']:.2f}", f"{row['seconds']:.0f}"]
+        size = [f"{row['bytes'] / 1e6:.2f}", f"{row['speed']:.2f}×", f"{row['seconds']:.0f}"]
         cells.append([f"{row['method']} (`{row['name']}`)", row["strength"], *figures, *size, *beside])
     return "\n".join("| " + " | ".join(line) + " |" for line in cells)
 

@@ -91,7 +91,7 @@ def test_every_row_runs(name, rows):
         value, low, high = row["f1"][part]
         assert 0 <= low <= value <= high <= 1
         assert row["difference"][part][0] == pytest.approx(value - rows[DENSE]["f1"][part][0], abs=1e-4)  # rounded to 4 digits
-    assert row["ms_per_sentence"] > 0 and row["bytes"] > row["payload"] > 0
+    assert row["ms_per_sentence"] > 0 and row["speed"] > 0 and row["bytes"] > row["payload"] > 0
 
 
 def test_the_teacher_is_good_and_differs_from_itself_by_nothing(rows):
