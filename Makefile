@@ -17,16 +17,16 @@ $(if $(wildcard $(1)/*/*.ipynb),COURSE_FAST=1 COURSE_HEADLESS=1 COURSE_PROGRESS=
 	-o addopts=-q -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --timeout=300 $(1),@echo "$(1): no notebooks yet")
 endef
 
-.PHONY: help course test test-browser lab lessons bench lint clean
+.PHONY: help course test test-browser lab lessons bench bench-peers lint clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt $(if $(TORCH_FROM),--index-url $(TORCH_FROM))
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,oracles,classroom]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,oracles,classroom,bench]' -c constraints.txt
 	@touch $(STAMP)
 
 course: $(STAMP) ## prepare data and teacher, compress the NER model, print and save the scorecard
@@ -52,6 +52,9 @@ lessons: $(STAMP) ## build and execute all lessons from their sources
 
 bench: $(STAMP) ## time the library's own kernels against well-known ones; writes artifacts/bench.json
 	$(BIN)/python -m course_lib.measure.bench
+
+bench-peers: $(STAMP) ## race the compressed model against PyTorch, ONNX Runtime and OpenVINO; writes artifacts/peers.json
+	$(BIN)/course peers
 
 lint: $(STAMP) ## mend formatting and imports
 	$(BIN)/ruff check --fix .

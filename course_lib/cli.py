@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from course_lib import __version__
-from course_lib.commands import compression, learning, lessons, techniques, training
+from course_lib.commands import compression, learning, lessons, peers, techniques, training
 from course_lib.errors import CourseError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ for command in (
     compression.predict,
     compression.score,
     techniques.techniques,
+    peers.peers,
     lessons.list,
     lessons.start,
     lessons.build,

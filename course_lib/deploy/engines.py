@@ -66,6 +66,38 @@ class OnnxEngine:
         return self.session.run(["logits"], {"input_ids": input_ids, "attention_mask": attention_mask})[0]
 
 
+class OpenVinoEngine:
+    """An ONNX or OpenVINO file in OpenVINO on the CPU.
+
+    Args:
+        path: the ``.onnx`` or ``.xml`` file.
+        threads: threads of one call.
+        bf16: let it compute in bf16. It would do so by itself on processors with AMX, whatever the file's precision, so
+            fp32 is asked for in words.
+    Raises:
+        CourseError: OpenVINO is not installed, or cannot read the file.
+    """
+
+    def __init__(self, path: Path | str, threads: int, bf16: bool = False) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise CourseError("OpenVINO is not installed: pip install 'course_lib[bench]'.") from error
+        settings = {
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        try:
+            self.request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+        except RuntimeError as error:
+            raise CourseError(f"Cannot load {path}: {str(error).strip().splitlines()[-1]}") from error
+
+    def __call__(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        self.request.infer({"input_ids": input_ids, "attention_mask": attention_mask})
+        return self.request.get_output_tensor(0).data.copy()
+
+
 def max_pieces(config: dict) -> int:
     """Pieces an encoder can read at once, special tokens included, by its ``config.json``."""
     positions = config.get("max_position_embeddings", 512)

@@ -8,57 +8,70 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from course_lib.artifacts import read_json
 from course_lib.errors import CourseError
 
 OPSET = 17
 
 
-def export_onnx(folder: Path | str, target: Path | str) -> dict[str, int]:
-    """Export a model folder to fp32 ONNX with its attention blocks fused into single operators.
+def export_plain(folder: Path | str, target: Path | str) -> None:
+    """Export a model folder to fp32 ONNX as the tracer leaves it: dozens of small operators for each attention block.
 
     Inputs ``input_ids`` and ``attention_mask``, int64 (batch, length); output ``logits``, float32 (batch, length, tags).
 
     Args:
         folder: a trained token classifier (``config.json``, ``model.safetensors``, ``tokenizer.json``).
         target: the ``.onnx`` file to write.
-    Returns:
-        How often each fused operator occurs.
-    Raises:
-        CourseError: attention was not fused in every layer (the file would be slow, silently).
     """
     import torch
-    from onnxruntime.transformers import optimizer
-    from onnxruntime.transformers.fusion_options import FusionOptions
 
     from course_lib.models.zoo import load_token_classifier
 
     model = load_token_classifier(folder).eval()
     model.set_attn_implementation("eager")  # the fusion knows this graph, not that of sdpa
-    config = model.config
     sample = torch.ones(2, 8, dtype=torch.long)
     axes = {0: "batch", 1: "length"}
-    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracing exporter is deprecated, but it is the one whose graph is fused
-        plain = Path(scratch) / "plain.onnx"
         torch.onnx.export(
-            _Logits(model), (sample, sample), str(plain), dynamo=False, opset_version=OPSET, input_names=["input_ids", "attention_mask"],
+            _Logits(model), (sample, sample), str(target), dynamo=False, opset_version=OPSET, input_names=["input_ids", "attention_mask"],
             output_names=["logits"], dynamic_axes={"input_ids": axes, "attention_mask": axes, "logits": axes},
         )  # fmt: skip
-        with _quiet():
+
+
+def export_onnx(folder: Path | str, target: Path | str) -> dict[str, int]:
+    """Export a model folder to fp32 ONNX with its attention blocks fused into single operators.
+
+    Args:
+        folder, target: as of :func:`export_plain`, which gives the same inputs and output.
+    Returns:
+        How often each fused operator occurs.
+    Raises:
+        CourseError: attention was not fused in every layer (the file would be slow, silently).
+    """
+    from onnxruntime.transformers import optimizer
+    from onnxruntime.transformers.fusion_options import FusionOptions
+
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = Path(scratch) / "plain.onnx"
+        export_plain(folder, plain)
+        config = read_json(Path(folder) / "config.json")
+        heads, hidden = config["num_attention_heads"], config["hidden_size"]
+        with quiet():
             fused = optimizer.optimize_model(
-                str(plain), model_type="bert", num_heads=config.num_attention_heads, hidden_size=config.hidden_size,
+                str(plain), model_type="bert", num_heads=heads, hidden_size=hidden,
                 optimization_options=FusionOptions("bert"), opt_level=0,
             )  # fmt: skip
         found = {k: v for k, v in fused.get_fused_operator_statistics().items() if v}
-        layers = config.num_hidden_layers
-        if hasattr(config, "course_shapes"):  # a layer may have lost all its heads
-            layers = sum(heads > 0 for heads in config.course_shapes["heads"])
+        layers = config["num_hidden_layers"]
+        if "course_shapes" in config:  # a layer may have lost all its heads
+            layers = sum(left > 0 for left in config["course_shapes"]["heads"])
         if found.get("Attention", 0) != layers:
             raise CourseError(
                 f"{folder}: attention was fused in {found.get('Attention', 0)} of {layers} layers ({found}). "
                 "Expected a BERT-like model exported with eager attention."
             )
-        _count_heads(fused.model.graph, config.hidden_size // config.num_attention_heads)
+        _count_heads(fused.model.graph, hidden // heads)
         fused.save_model_to_file(str(target))
     return found
 
@@ -77,7 +90,7 @@ def _count_heads(graph, head_size: int) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No warnings in the log: ONNX Runtime's tools write to the root logger and to loggers named like its modules."""
     root = logging.getLogger()
     level = root.level
@@ -125,7 +138,7 @@ def quantize_onnx(
     empty = {tensor.name for tensor in graph.initializer if 0 in tensor.dims}  # of a block that lost all its units
     leave = [node.name for node in graph.node if empty.intersection(node.input)]  # nothing to quantize there
     options = {"DefaultTensorType": onnx.TensorProto.FLOAT}  # shapes behind fused operators cannot be inferred
-    with _quiet():  # it recommends a preprocessing that the fused operators do not survive
+    with quiet():  # it recommends a preprocessing that the fused operators do not survive
         quantize_dynamic(
             str(source), str(target), per_channel=per_channel, reduce_range=reduce_range, weight_type=QuantType.QInt8, extra_options=options,
             nodes_to_exclude=leave,

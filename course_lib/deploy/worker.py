@@ -1,7 +1,9 @@
 """A process that loads one contender and times it when told; ``benchmark.py`` starts it.
 
 Protocol: the command line gives kind, path, threads and a JSON file of piece ids per sentence; then each line
-``{"batch": 32}`` on standard input is answered by one line ``{"ms": [...]}``, a time for each batch.
+``{"batch": 32, "first": null, "tags": null}`` on standard input is answered by one line ``{"ms": [...], "peak_mib": ...}``, a
+time for each full batch of the ``first`` sentences (all, if null). With a file name as ``tags``, the numbers of the tags that
+won in these very outputs are written there, a list for each sentence.
 """
 
 import contextlib
@@ -12,29 +14,23 @@ from pathlib import Path
 
 import numpy as np
 
+from course_lib.deploy.kinds import load
 
-def load(kind: str, path: str, threads: int):
-    """The engine of a contender: ``pytorch`` (model folder) or ``onnxruntime`` (.onnx file)."""
-    if kind == "onnxruntime":
-        from course_lib.deploy.engines import OnnxEngine
-
-        return OnnxEngine(path, threads)
-    import torch
-
-    from course_lib.deploy.engines import TorchEngine
-    from course_lib.models.zoo import load_token_classifier
-
-    torch.set_num_threads(threads)
-    return TorchEngine(load_token_classifier(path))
+Batch = tuple[list[int], np.ndarray, np.ndarray]
 
 
 def padded(rows: list[list[int]], size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Batches of ``size``: single sentences in their own order, larger batches sorted by length."""
+    """Full batches of ``size``: single sentences in their own order, larger batches sorted by length."""
+    return [(ids, mask) for indices, ids, mask in numbered(rows, size) if len(indices) == size]
+
+
+def numbered(rows: list[list[int]], size: int) -> list[Batch]:
+    """All batches, the last one perhaps smaller, each with the numbers of its sentences."""
     from course_lib.data.align import pad
 
-    rows = rows if size == 1 else sorted(rows, key=len)
-    chunks = [rows[i : i + size] for i in range(0, len(rows) - size + 1, size)]
-    return [(pad(chunk, 0), pad([[1] * len(row) for row in chunk], 0)) for chunk in chunks]
+    order = list(range(len(rows))) if size == 1 else sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    chunks = [order[i : i + size] for i in range(0, len(rows), size)]
+    return [(c, pad([rows[i] for i in c], 0), pad([[1] * len(rows[i]) for i in c], 0)) for c in chunks]
 
 
 def peak_mib() -> float:
@@ -50,6 +46,22 @@ def peak_mib() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20, 1)
 
 
+def one_pass(engine, rows: list[list[int]], size: int) -> tuple[list[float], list[list[int]]]:
+    """Milliseconds of each full batch, and the tags that won: a number for each piece of each sentence.
+
+    A last batch that is not full gives tags and no time.
+    """
+    times, tags = [], [[] for _ in rows]
+    for indices, ids, mask in numbered(rows, size):
+        start = time.perf_counter()
+        logits = engine(ids, mask)
+        if len(indices) == size:
+            times.append((time.perf_counter() - start) * 1000)
+        for i, best in zip(indices, logits.argmax(-1), strict=True):
+            tags[i] = best[: len(rows[i])].tolist()
+    return times, tags
+
+
 def main(kind: str, path: str, threads: int, rows_file: str) -> None:
     """Load, report, then answer requests until standard input ends."""
     with open(rows_file, encoding="utf-8") as file:
@@ -59,11 +71,10 @@ def main(kind: str, path: str, threads: int, rows_file: str) -> None:
     engine(*padded(rows[:1], 1)[0])
     print(json.dumps({"load_s": round(time.perf_counter() - began, 3)}), flush=True)
     for line in sys.stdin:
-        times = []
-        for ids, mask in padded(rows, json.loads(line)["batch"]):
-            start = time.perf_counter()
-            engine(ids, mask)
-            times.append((time.perf_counter() - start) * 1000)
+        asked = json.loads(line)
+        times, tags = one_pass(engine, rows[: asked.get("first")], asked["batch"])
+        if asked.get("tags"):
+            Path(asked["tags"]).write_text(json.dumps(tags), "utf-8")
         print(json.dumps({"ms": times, "peak_mib": peak_mib()}), flush=True)
 
 

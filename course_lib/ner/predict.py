@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tokenizers import Tokenizer
 
-from course_lib.data.align import batches, collate, make_windows, pad_id
+from course_lib.data.align import Window, batches, collate, make_windows, pad_id
 from course_lib.data.tags import spans, to_iob2
 from course_lib.data.words import split_sentences
 from course_lib.deploy.engines import Engine
@@ -34,15 +34,34 @@ def predict_tags(
         Tags per sentence. Words without pieces are O; a predicted I-X that continues nothing is written as
         B-X, as conlleval reads it, so that every result is legal IOB2.
     """
-    result = [["O"] * len(words) for words in sentences]
     windows, padding = make_windows(sentences, tokenizer, max_pieces), pad_id(tokenizer)
+    chosen: list[Sequence[int]] = [()] * len(windows)
     for indices in batches(windows, batch_size):
-        chosen = engine(*collate([windows[i] for i in indices], padding)).argmax(axis=-1)
-        for row, i in enumerate(indices):
-            for position, word in windows[i].heads:
-                result[windows[i].sentence][word] = tags[chosen[row, position]]
+        best = engine(*collate([windows[i] for i in indices], padding)).argmax(axis=-1)
+        for row, i in zip(best, indices, strict=True):
+            chosen[i] = row
         if progress:
             progress(len(indices))
+    return tags_of_words([len(words) for words in sentences], windows, chosen, tags)
+
+
+def tags_of_words(
+    lengths: Sequence[int], windows: Sequence[Window], chosen: Sequence[Sequence[int]], tags: Sequence[str]
+) -> list[list[str]]:
+    """From what was chosen for pieces to a tag for each word.
+
+    Args:
+        lengths: words of each sentence.
+        windows: of :func:`course_lib.data.align.make_windows`.
+        chosen: for each window, the number of the tag of each piece; padding may follow.
+        tags: T labels, by number.
+    Returns:
+        Legal IOB2 tags per sentence, as of :func:`predict_tags`.
+    """
+    result = [["O"] * length for length in lengths]
+    for window, row in zip(windows, chosen, strict=True):
+        for position, word in window.heads:
+            result[window.sentence][word] = tags[row[position]]
     return [to_iob2(t, "IOB2", repair=True)[0] for t in result]
 
 

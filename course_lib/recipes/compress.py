@@ -115,7 +115,8 @@ def measure(context: Context, trained: dict[str, Path], folders: dict[tuple[str,
         entry = contender(
             name, kind, engine, precision, f1=f1, bytes=folder_bytes(folders[kind, engine, precision], without=("history.json",)),
             parameters_stored=stored_parameters(model), parameters_effective=effective_parameters(model),
-            macs_per_token=macs_per_token(model, length), difference=difference, final=name == PLAN[-1][0], **time,
+            macs_per_token=macs_per_token(model, length), difference=difference, final=name == PLAN[-1][0],
+            **{field: value for field, value in time.items() if field != "tags"},
         )  # fmt: skip
         entries.append(entry)
     data = corpus.figures()

@@ -8,8 +8,10 @@ import pytest
 
 from course_lib.deploy import benchmark
 from course_lib.deploy.benchmark import BATCH_SIZES, Contender, race
-from course_lib.deploy.export import export_onnx
-from course_lib.deploy.worker import load, padded, peak_mib
+from course_lib.deploy.engines import OnnxEngine
+from course_lib.deploy.export import export_onnx, export_plain
+from course_lib.deploy.kinds import KINDS, load
+from course_lib.deploy.worker import one_pass, padded, peak_mib
 from course_lib.models.zoo import find_encoder, load_token_classifier, load_tokenizer, save_model
 
 ROWS = [[2, *range(20, 20 + n), 3] for n in (3, 9, 1, 14)] * 10  # 40 sentences: one full batch of 32, eight left over
@@ -25,6 +27,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def good(trained):
     export_onnx(trained, trained / "model.onnx")
+    export_plain(trained, trained / "plain.onnx")
     return trained / "model.onnx"
 
 
@@ -36,7 +39,7 @@ NOTHING = {"1": {"median": None, "p95": None}, "32": {"median": None, "p95": Non
 
 
 def assert_measured(figures):
-    assert set(figures) == {"ms_per_sentence", "peak_mib", "load_s", "error"}
+    assert set(figures) == {"ms_per_sentence", "peak_mib", "load_s", "error", "tags"}
     assert figures["error"] is None and figures["load_s"] > 0 and figures["peak_mib"] > 0
     assert set(figures["ms_per_sentence"]) == {"1", "32"}
     for row in figures["ms_per_sentence"].values():
@@ -44,7 +47,8 @@ def assert_measured(figures):
 
 
 def assert_crashed(figures, *said):
-    assert figures["ms_per_sentence"] == NOTHING and figures["peak_mib"] is None and figures["load_s"] is None
+    assert figures["ms_per_sentence"] == NOTHING
+    assert figures["peak_mib"] is None and figures["load_s"] is None and figures["tags"] is None
     for text in said:
         assert text in figures["error"]
 
@@ -141,3 +145,88 @@ def test_batches_are_full_padded_and_sorted_by_length():
     assert ids.shape == mask.shape == (32, 16) and ids.dtype == mask.dtype == np.int64
     assert [row[m == 1].tolist() for row, m in zip(ids, mask, strict=True)] == sorted(ROWS, key=len)[:32]
     assert (ids[mask == 0] == 0).all()
+
+
+def test_the_tags_are_those_of_the_timed_outputs_row_by_row(trained, good):
+    (figures,) = race([Contender("A", "onnxruntime", good)], ROWS, 1, rounds=1, singles=5)
+    engine = OnnxEngine(good, 1)
+    alone = [engine(np.array([row]), np.ones((1, len(row)), np.int64)).argmax(-1)[0].tolist() for row in ROWS]
+    assert figures["tags"] == alone, "padding changes no tag of this model"
+
+
+def test_a_last_batch_that_is_not_full_gives_tags_and_no_time():
+    def engine(ids, mask):
+        return np.eye(7)[ids % 7]  # the tag of a piece is its number modulo 7
+
+    for size, timed in ((1, 40), (32, 1), (7, 5)):
+        times, tags = one_pass(engine, ROWS, size)
+        assert len(times) == timed
+        assert tags == [[i % 7 for i in row] for row in ROWS]
+
+
+SLOW = """
+import time
+from course_lib.deploy.engines import OnnxEngine
+
+def slow(path, threads):
+    engine = OnnxEngine(path, threads)
+    def run(ids, mask):
+        time.sleep(0.02)
+        return engine(ids, mask)
+    return run
+
+def stuck(path, threads):
+    time.sleep(60)
+
+def chatty(path, threads):
+    print("loading ...")
+    return OnnxEngine(path, threads)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A module of the user's own with three engines."""
+    (tmp_path / "mine.py").write_text(SLOW)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+
+
+def test_a_contender_that_was_slowed_down_shows_up_as_slower_and_says_the_same(good, mine):
+    plain, slowed = race([Contender("plain", "onnxruntime", good), Contender("slowed", "mine:slow", good)], ROWS, 1, rounds=1)
+    assert_measured(slowed)
+    for size, sleeps in (("1", 20), ("32", 20 / 32)):  # it sleeps 20 ms for each batch
+        assert slowed["ms_per_sentence"][size]["median"] >= sleeps > 0
+        assert slowed["ms_per_sentence"][size]["median"] > plain["ms_per_sentence"][size]["median"]
+    assert slowed["tags"] == plain["tags"]
+
+
+def test_a_contender_that_does_not_answer_is_given_up(good, mine):
+    stuck, plain = race([Contender("s", "mine:stuck", good), Contender("p", "onnxruntime", good)], ROWS, 1, 1, patience=8)
+    assert_crashed(stuck, "no answer within 8 seconds")
+    assert_measured(plain)
+
+
+def test_what_an_engine_prints_is_not_taken_for_an_answer(good, mine):
+    assert_measured(race([Contender("c", "mine:chatty", good)], ROWS, 1, 1)[0])
+
+
+def test_an_unknown_kind_names_those_there_are(good):
+    (figures,) = race([Contender("A", "onnx", good)], ROWS, 1, rounds=1)
+    assert_crashed(figures, "engine 'onnx': expected one of pytorch, pytorch-bf16")
+
+
+@pytest.mark.parametrize("kind", ["pytorch-bf16", "quantize_dynamic"])
+def test_pytorchs_other_precisions_are_near_its_fp32(trained, kind):
+    """Relative rounding of bf16 is 2^-8 and of int8 about 2^-7, a handful of times in two layers: an eighth of the largest logit."""
+    ids, mask = padded(ROWS, 32)[0]
+    exact, near = load("pytorch", str(trained), 1)(ids, mask), load(kind, str(trained), 1)(ids, mask)
+    assert 0 < np.abs(near - exact)[mask == 1].max() < np.abs(exact).max() / 8
+
+
+def test_openvino_computes_in_fp32_when_told_and_in_bf16_when_told(good):
+    ids, mask = padded(ROWS, 32)[0]
+    reference = OnnxEngine(good.with_name("plain.onnx"), 1)(ids, mask)
+    np.testing.assert_allclose(load("openvino", str(good.with_name("plain.onnx")), 1)(ids, mask), reference, rtol=0, atol=1e-5)
+    rounded = load("openvino-bf16", str(good.with_name("plain.onnx")), 1)(ids, mask)
+    assert np.abs(rounded - reference)[mask == 1].max() < np.abs(reference).max() / 8
+    assert set(KINDS) >= {"openvino", "openvino-bf16"}
