@@ -70,7 +70,7 @@ def test_names_are_unique_and_kinds_are_known():
 def test_a_converter_that_crashes_or_hangs_is_an_error_with_its_last_words(trained, tmp_path):
     with pytest.raises(CourseError, match=r"ORT fp32: making it ended with exit status 1: .*missing"):
         make_way(find_way("ORT fp32"), tmp_path, tmp_path, ROWS)
-    with pytest.raises(CourseError, match="ORT fp32: not made within 0.1 seconds"):
+    with pytest.raises(CourseError, match=r"ORT fp32: not made within 0.1 seconds"):
         make_way(find_way("ORT fp32"), trained, tmp_path, ROWS, patience=0.1)
-    with pytest.raises(CourseError, match="exit status 1: .*way 'no such way'"):
+    with pytest.raises(CourseError, match=r"exit status 1: .*way 'no such way'"):
         make_way(Way("no such way", "pytorch", "fp32", "pytorch", peers.plain), trained, tmp_path, ROWS)
