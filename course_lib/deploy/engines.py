@@ -104,6 +104,25 @@ def max_pieces(config: dict) -> int:
     return positions - 2 if config.get("model_type") in {"roberta", "xlm-roberta", "camembert"} else positions
 
 
+def open_onnx(folder: Path | str, threads: int) -> tuple[Engine, list[str]]:
+    """Open a shipped folder in ONNX Runtime.
+
+    Returns:
+        The engine and the tags its logits stand for.
+    Raises:
+        CourseError: a file that cannot be read, or files of different models.
+    """
+    folder = Path(folder)
+    engine, config = OnnxEngine(folder / "model.onnx", threads), read_json(folder / "config.json")
+    labels, count = config.get("id2label", {}), engine.session.get_outputs()[0].shape[-1]
+    if set(labels) != {str(i) for i in range(count)}:
+        raise CourseError(
+            f"{folder / 'config.json'}: id2label = {labels}; expected the {count} tags of model.onnx by number. "
+            "The files belong to different models; run `course compress` again."
+        )
+    return engine, [labels[str(i)] for i in range(count)]
+
+
 def open_model(folder: Path | str, threads: int) -> tuple[Engine, list[str]]:
     """Open a model folder with the engine it ships for: ``model.onnx`` in ONNX Runtime, else PyTorch.
 
@@ -114,14 +133,7 @@ def open_model(folder: Path | str, threads: int) -> tuple[Engine, list[str]]:
     """
     folder = Path(folder)
     if (folder / "model.onnx").is_file():
-        engine, config = OnnxEngine(folder / "model.onnx", threads), read_json(folder / "config.json")
-        labels, count = config.get("id2label", {}), engine.session.get_outputs()[0].shape[-1]
-        if set(labels) != {str(i) for i in range(count)}:
-            raise CourseError(
-                f"{folder / 'config.json'}: id2label = {labels}; expected the {count} tags of model.onnx by number. "
-                "The files belong to different models; run `course compress` again."
-            )
-        return engine, [labels[str(i)] for i in range(count)]
+        return open_onnx(folder, threads)
     if not (folder / "model.safetensors").is_file():
         raise CourseError(
             f"--model {folder}: no model.onnx or model.safetensors there. `make course` makes artifacts/course/model."

@@ -1,12 +1,13 @@
 """Tags for sentences of words, and entities with character offsets for running prose."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 from tokenizers import Tokenizer
 
 from course_lib.data.align import Window, batches, collate, make_windows, pad_id
 from course_lib.data.tags import spans, to_iob2
-from course_lib.data.words import split_sentences
+from course_lib.data.words import Word, split_sentences
 from course_lib.deploy.engines import Engine
 from course_lib.errors import expect
 
@@ -65,26 +66,38 @@ def tags_of_words(
     return [to_iob2(t, "IOB2", repair=True)[0] for t in result]
 
 
-def predict_text(texts: Iterable[str], engine: Engine, tokenizer: Tokenizer, tags: Sequence[str], **options) -> Iterator[dict]:
+def predict_text(
+    texts: Iterable[str], engine: Engine, tokenizer: Tokenizer, tags: Sequence[str], at_once: int = 1, **options
+) -> Iterator[dict]:
     """Entities of running prose, one record per sentence, in order.
 
     Args:
         texts: documents or lines; each is split into sentences and words.
         engine, tokenizer, tags, options: as for :func:`predict_tags`.
+        at_once: texts that are taken in before their sentences are batched together: more is faster, 1 answers each text
+            before it asks for the next.
     Yields:
         ``{"text", "start", "end", "entities": [{"type", "text", "start", "end"}]}``; ``start`` and ``end`` of the
         sentence and of its entities count characters from the beginning of the text given.
+    Raises:
+        ValueError: one text instead of several, or ``at_once`` below 1.
     """
     expect(not isinstance(texts, str), "texts", texts, "a list of texts, not one text")
-    for text in texts:
-        sentences = split_sentences(text)
-        words = [[w.text for w in sentence] for sentence in sentences]
-        for sentence, predicted in zip(sentences, predict_tags(words, engine, tokenizer, tags, **options), strict=True):
-            start, end = sentence[0].start, sentence[-1].end
-            entities = [(s.type, sentence[s.start].start, sentence[s.end - 1].end) for s in spans(predicted)]
-            yield {
-                "text": text[start:end],
-                "start": start,
-                "end": end,
-                "entities": [{"type": kind, "text": text[a:b], "start": a, "end": b} for kind, a, b in entities],
-            }
+    expect(at_once >= 1, "at_once", at_once, "at least 1 text")
+    rest = iter(texts)
+    while taken := list(islice(rest, at_once)):
+        found = [(text, sentence) for text in taken for sentence in split_sentences(text)]
+        words = [[w.text for w in sentence] for _, sentence in found]
+        for (text, sentence), predicted in zip(found, predict_tags(words, engine, tokenizer, tags, **options), strict=True):
+            yield _record(text, sentence, predicted)
+
+
+def _record(text: str, sentence: Sequence[Word], predicted: Sequence[str]) -> dict:
+    start, end = sentence[0].start, sentence[-1].end
+    entities = [(s.type, sentence[s.start].start, sentence[s.end - 1].end) for s in spans(predicted)]
+    return {
+        "text": text[start:end],
+        "start": start,
+        "end": end,
+        "entities": [{"type": kind, "text": text[a:b], "start": a, "end": b} for kind, a, b in entities],
+    }
