@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,23 @@ class Contender:
     path: Path
 
 
+@dataclass(frozen=True)
+class Prose:
+    """Raw text, to be timed from the text to its entities.
+
+    Attributes:
+        texts: a sentence each.
+        folder: a model folder with the tokenizer that all contenders share.
+        tags: T labels, by number.
+        max_pieces: positions of the model.
+    """
+
+    texts: list[str]
+    folder: Path
+    tags: list[str]
+    max_pieces: int
+
+
 def race(
     contenders: Sequence[Contender],
     rows: list[list[int]],
@@ -41,6 +58,7 @@ def race(
     progress: Callable[[str], None] | None = None,
     singles: int | None = None,
     patience: float = 300.0,
+    prose: Prose | None = None,
 ) -> list[dict]:
     """Time contenders interleaved: A B C, A B C, …, after one warm-up pass of each.
 
@@ -52,26 +70,28 @@ def race(
         progress: called with a contender's name after each of its passes.
         singles: how many of the rows, from the first, run one by one; None: all.
         patience: seconds that loading or one pass may take.
+        prose: time the whole way from text to entities too (of ``singles`` texts when one by one).
     Returns:
-        Per contender ``{"ms_per_sentence": {"1": {"median", "p95"}, "32": …}, "peak_mib", "load_s", "error", "tags"}``;
-        ``tags`` are those that won in the last timed pass in batches of 32: a number for each piece of each row. A
+        Per contender ``{"ms_per_sentence": {"1": {"median", "p95"}, "32": …}, "end_to_end_ms_per_sentence": the like, or None
+        without prose, "peak_mib", "load_s", "error", "tags"}``; ``tags`` are those that won in the last timed pass in batches of 32: a number for each piece of each row. A
         contender that crashed or took too long has an ``error`` and nulls.
     """
     expect(rounds >= 1, "rounds", rounds, "at least 1 counted round")
     expect(len(rows) >= max(BATCH_SIZES), "rows", len(rows), f"at least {max(BATCH_SIZES)} sentences, one full batch")
     with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "rows.json"
-        file.write_text(json.dumps(rows))
+        file = Path(scratch) / "work.json"
+        file.write_text(json.dumps({"rows": rows} | ({**asdict(prose), "folder": str(prose.folder)} if prose else {})), "utf-8")
         racers: list[_Racer] = []
         try:
             for contender in contenders:  # one after the other: loading is timed too
                 racers.append(_Racer(contender, threads, file, patience))
                 racers[-1].load()
-            for size in BATCH_SIZES:
+            for size, end_to_end in [(size, e) for e in ([False, True] if prose else [False]) for size in BATCH_SIZES]:
                 for number in range(rounds + 1):
                     for place, racer in enumerate(racers):
-                        tags = Path(scratch) / f"tags-{place}.json" if size > 1 and number == rounds else None
-                        racer.run(size, number > 0, singles if size == 1 else None, tags)
+                        last = size > 1 and number == rounds and not end_to_end
+                        tags = Path(scratch) / f"tags-{place}.json" if last else None
+                        racer.run(size, number > 0, singles if size == 1 else None, tags, end_to_end)
                         if progress:
                             progress(racer.contender.name)
         finally:
@@ -86,7 +106,8 @@ class _Racer:
     """One contender's process and its times."""
 
     def __init__(self, contender: Contender, threads: int, rows_file: Path, patience: float) -> None:
-        self.contender, self.times, self.error = contender, {size: [] for size in BATCH_SIZES}, None
+        self.contender, self.error = contender, None
+        self.times, self.whole = ({size: [] for size in BATCH_SIZES} for _ in range(2))
         self.load_s = self.peak_mib = self.tags = None
         self.patience, self.late = patience, False
         command = [
@@ -130,12 +151,15 @@ class _Racer:
         self.error = f"ended with exit status {self.process.returncode}: {last[0]}"
         return {}
 
-    def run(self, size: int, counted: bool, first: int | None = None, tags: Path | None = None) -> None:
+    def run(
+        self, size: int, counted: bool, first: int | None = None, tags: Path | None = None, end_to_end: bool = False
+    ) -> None:
         """One pass over the ``first`` sentences in batches of ``size``; ``tags``: where those that won go meanwhile."""
         if self.error:
             return
+        asked = {"batch": size, "first": first, "tags": tags and str(tags), "prose": end_to_end}
         try:
-            self.process.stdin.write(json.dumps({"batch": size, "first": first, "tags": tags and str(tags)}) + "\n")
+            self.process.stdin.write(json.dumps(asked) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:  # it died between two passes; _answer says why
             self._answer()
@@ -143,20 +167,21 @@ class _Racer:
         answer = self._answer()
         self.peak_mib = answer.get("peak_mib") or self.peak_mib
         if counted:
-            self.times[size] += [t / size for t in answer.get("ms", [])]
+            (self.whole if end_to_end else self.times)[size] += [t / size for t in answer.get("ms", [])]
         if tags and not self.error:
             self.tags = json.loads(tags.read_text("utf-8"))
 
     def figures(self) -> dict:
-        """Medians and 95th percentiles in milliseconds per sentence."""
-        if self.error:
-            nothing = {str(size): {"median": None, "p95": None} for size in BATCH_SIZES}
-            return {"ms_per_sentence": nothing, "peak_mib": None, "load_s": None, "error": self.error, "tags": None}
-        table = {
-            str(size): {"median": round(float(np.median(t)), 4), "p95": round(float(np.quantile(t, 0.95)), 4)}
-            for size, t in self.times.items()
+        """Medians and 95th percentiles in milliseconds per sentence; nothing of one that failed."""
+        failed = self.error is not None
+        return {
+            "ms_per_sentence": _summary({size: [] for size in BATCH_SIZES} if failed else self.times),
+            "end_to_end_ms_per_sentence": None if failed or not any(self.whole.values()) else _summary(self.whole),
+            "peak_mib": None if failed else self.peak_mib,
+            "load_s": None if failed else self.load_s,
+            "error": self.error,
+            "tags": None if failed else self.tags,
         }
-        return {"ms_per_sentence": table, "peak_mib": self.peak_mib, "load_s": self.load_s, "error": None, "tags": self.tags}
 
     def dismiss(self) -> None:
         """Ask the process to end."""
@@ -172,3 +197,13 @@ class _Racer:
             self.process.wait()
         self.process.stdout.close()
         self.stderr.close()
+
+
+def _summary(times: dict[int, list[float]]) -> dict:
+    return {
+        str(size): {
+            "median": round(float(np.median(t)), 4) if t else None,
+            "p95": round(float(np.quantile(t, 0.95)), 4) if t else None,
+        }
+        for size, t in times.items()
+    }

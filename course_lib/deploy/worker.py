@@ -1,9 +1,13 @@
 """A process that loads one contender and times it when told; ``benchmark.py`` starts it.
 
-Protocol: the command line gives kind, path, threads and a JSON file of piece ids per sentence; then each line
+Protocol: the command line gives kind, path, threads and a JSON file of the work; then each line
 ``{"batch": 32, "first": null, "tags": null}`` on standard input is answered by one line ``{"ms": [...], "peak_mib": ...}``, a
 time for each full batch of the ``first`` sentences (all, if null). With a file name as ``tags``, the numbers of the tags that
-won in these very outputs are written there, a list for each sentence.
+won in these very outputs are written there, a list for each sentence. With ``"prose": true`` it is texts that are read, and a
+time takes all from the raw text to its entities.
+
+The work: ``rows``, piece ids for each sentence; and for prose ``texts``, the model ``folder`` with the tokenizer, ``tags`` by number
+and ``max_pieces``.
 """
 
 import contextlib
@@ -62,17 +66,34 @@ def one_pass(engine, rows: list[list[int]], size: int) -> tuple[list[float], lis
     return times, tags
 
 
-def main(kind: str, path: str, threads: int, rows_file: str) -> None:
+def read_prose(engine, work: dict, size: int, first: int | None) -> list[float]:
+    """Milliseconds of each ``size`` texts, from the text to the entities."""
+    from course_lib.models.zoo import load_tokenizer
+    from course_lib.ner.predict import predict_text
+
+    tokenizer, texts, times = load_tokenizer(work["folder"]), work["texts"][:first], []
+    for start in range(0, len(texts) - size + 1, size):
+        began = time.perf_counter()
+        chunk = texts[start : start + size]
+        list(predict_text(chunk, engine, tokenizer, work["tags"], at_once=size, max_pieces=work["max_pieces"]))
+        times.append((time.perf_counter() - began) * 1000)
+    return times
+
+
+def main(kind: str, path: str, threads: int, work_file: str) -> None:
     """Load, report, then answer requests until standard input ends."""
-    with open(rows_file, encoding="utf-8") as file:
-        rows = json.load(file)
+    work = json.loads(Path(work_file).read_text("utf-8"))
+    rows = work["rows"]
     began = time.perf_counter()
     engine = load(kind, path, threads)
     engine(*padded(rows[:1], 1)[0])
     print(json.dumps({"load_s": round(time.perf_counter() - began, 3)}), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
-        times, tags = one_pass(engine, rows[: asked.get("first")], asked["batch"])
+        if asked.get("prose"):
+            times, tags = read_prose(engine, work, asked["batch"], asked.get("first")), []
+        else:
+            times, tags = one_pass(engine, rows[: asked.get("first")], asked["batch"])
         if asked.get("tags"):
             Path(asked["tags"]).write_text(json.dumps(tags), "utf-8")
         print(json.dumps({"ms": times, "peak_mib": peak_mib()}), flush=True)

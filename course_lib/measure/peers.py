@@ -8,7 +8,7 @@ from pathlib import Path
 from course_lib.artifacts import code_digest, folder_bytes, new_folder
 from course_lib.console import bar
 from course_lib.data.align import Window, make_windows
-from course_lib.deploy.benchmark import BATCH_SIZES, Contender, race
+from course_lib.deploy.benchmark import BATCH_SIZES, Contender, Prose, race
 from course_lib.deploy.peers import WAYS, Way, make_way
 from course_lib.deploy.scoring import NOT_SHIPPED
 from course_lib.errors import CourseError
@@ -21,6 +21,7 @@ from course_lib.ner.predict import tags_of_words
 from course_lib.recipes.stages import Context, max_pieces
 
 SINGLES = 300  # test sentences that run one by one
+PROSE = 512  # test sentences that run from raw text to entities
 CALIBRATION = 128  # training sentences for the tools that calibrate
 ROUNDS = 3
 
@@ -80,9 +81,12 @@ def compare(
     rows = [list(w.ids) for w in windows]
     while len(rows) < max(BATCH_SIZES):  # a very small test set runs several times over
         rows = rows + rows
-    with bar("timing", len(racing) * (rounds + 1) * len(BATCH_SIZES)) as advance:
+    texts = [" ".join(s.words) for s in corpus.test]
+    random.Random(context.seed).shuffle(texts)
+    prose = Prose((texts * max(BATCH_SIZES))[: max(PROSE, max(BATCH_SIZES))], entries[0].folder, tags, limit)
+    with bar("timing", 2 * len(racing) * (rounds + 1) * len(BATCH_SIZES)) as advance:
         racers = [Contender(e.name, e.way.kind, e.opens) for e in racing]
-        results = race(racers, rows, context.threads, rounds, lambda name: advance(note=name), SINGLES)
+        results = race(racers, rows, context.threads, rounds, lambda name: advance(note=name), singles=SINGLES, prose=prose)
     timed = {e.name: result for e, result in zip(racing, results, strict=True)}
     length = sum(map(len, rows)) / len(rows)
     said = {e.name: _tags(timed.get(e.name), corpus.test, windows, tags) for e in entries}
@@ -142,20 +146,27 @@ def notes(context: Context, rows: list, length: float, rounds: int) -> list[str]
         f"{len(rows)} windows of test sentences (mean {length:.1f} pieces), tokenized beforehand and the same for all; a process for each "
         f"contender, taking turns, {context.threads} threads, one warm-up pass and {rounds} counted ones. Batch 32: sorted by length, "
         f"median over full batches. Batch 1: {min(SINGLES, len(rows))} of them, median.",
+        f"End to end: up to {PROSE} test sentences as raw text (words joined by spaces), split into sentences and words, tokenized, "
+        "predicted and turned into entities with offsets.",
         "F1 is that of the very outputs that were timed, in batches of 32. Differences are from the first contender, paired.",
         f"Bytes: model file(s), config and tokenizer. What calibrates did so on {CALIBRATION} training sentences. OpenVINO was told "
         "its precision, which it would choose by itself.",
     ] + context.corpus.notes
 
 
-def grid(card: dict, batch: str) -> str:
-    """Models by runtimes as Markdown: median milliseconds per sentence, and what each failed with as "–"."""
+def grid(card: dict, batch: str, figure: str = "ms_per_sentence") -> str:
+    """Models by runtimes as Markdown: median milliseconds per sentence, "–" for what failed.
+
+    Args:
+        figure: ``ms_per_sentence``, or ``end_to_end_ms_per_sentence``: from raw text to entities.
+    """
     models = list(dict.fromkeys(c["model"] for c in card["contenders"]))
     times: dict[str, dict[str, float | None]] = {}
     for c in card["contenders"]:
         way = c["name"].partition(", ")[2]
-        times.setdefault(way, {})[c["model"]] = c["ms_per_sentence"][batch]["median"]
-    lines = [f"| ms per sentence, batch {batch} | " + " | ".join(models) + " |", "| --- |" + " --- |" * len(models)]
+        times.setdefault(way, {})[c["model"]] = c[figure] and c[figure][batch]["median"]
+    what = "ms per sentence" if figure == "ms_per_sentence" else "ms per sentence, text to entities"
+    lines = [f"| {what}, batch {batch} | " + " | ".join(models) + " |", "| --- |" + " --- |" * len(models)]
     show: Callable[[float | None], str] = lambda ms: "–" if ms is None else f"{ms:.2f}"  # noqa: E731
     lines += [f"| {way} | " + " | ".join(show(row.get(m)) for m in models) + " |" for way, row in times.items()]
     return "\n".join(lines) + "\n"
@@ -164,6 +175,9 @@ def grid(card: dict, batch: str) -> str:
 def report(card: dict) -> str:
     """All tables of a comparison in Markdown, failures last."""
     failed = [f"- {c['name']}: {c['error']}" for c in card["contenders"] if c["error"]]
-    parts = [f"# Peers on {card['data']['name']}, {card['date']}", markdown(card), grid(card, "1"), grid(card, "32")]
+    parts = [f"# Peers on {card['data']['name']}, {card['date']}", markdown(card)]
+    parts += [
+        grid(card, batch, figure) for figure in ("ms_per_sentence", "end_to_end_ms_per_sentence") for batch in ("1", "32")
+    ]
     parts += ["\n".join(["Failed:", "", *failed])] if failed else []
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in card["notes"])]) + "\n"

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from course_lib.deploy import benchmark
-from course_lib.deploy.benchmark import BATCH_SIZES, Contender, race
+from course_lib.deploy.benchmark import BATCH_SIZES, Contender, Prose, race
 from course_lib.deploy.engines import OnnxEngine
 from course_lib.deploy.export import export_onnx, export_plain
 from course_lib.deploy.kinds import KINDS, load
@@ -39,7 +39,7 @@ NOTHING = {"1": {"median": None, "p95": None}, "32": {"median": None, "p95": Non
 
 
 def assert_measured(figures):
-    assert set(figures) == {"ms_per_sentence", "peak_mib", "load_s", "error", "tags"}
+    assert set(figures) == {"ms_per_sentence", "end_to_end_ms_per_sentence", "peak_mib", "load_s", "error", "tags"}
     assert figures["error"] is None and figures["load_s"] > 0 and figures["peak_mib"] > 0
     assert set(figures["ms_per_sentence"]) == {"1", "32"}
     for row in figures["ms_per_sentence"].values():
@@ -230,3 +230,17 @@ def test_openvino_computes_in_fp32_when_told_and_in_bf16_when_told(good):
     rounded = load("openvino-bf16", str(good.with_name("plain.onnx")), 1)(ids, mask)
     assert np.abs(rounded - reference)[mask == 1].max() < np.abs(reference).max() / 8
     assert set(KINDS) >= {"openvino", "openvino-bf16"}
+
+
+def test_prose_is_timed_from_the_text_to_its_entities(trained, good, mine):
+    """A delay in the engine is part of it: 20 ms for each batch, so at least 20 ms and 20/32 ms for a sentence."""
+    prose = Prose(["Ana left Oslo .", "Bob stayed ."] * 20, trained, ["O", "B-X"], 512)
+    calls = []
+    contenders = [Contender("plain", "onnxruntime", good), Contender("slowed", "mine:slow", good)]
+    plain, slowed = race(contenders, ROWS, 1, 1, calls.append, singles=8, prose=prose)
+    assert calls == ["plain", "slowed"] * 2 * 2 * len(BATCH_SIZES)
+    assert_measured(plain)
+    for size, least in (("1", 20), ("32", 20 / 32)):
+        whole = slowed["end_to_end_ms_per_sentence"][size]["median"]
+        assert whole >= least > 0 and whole > plain["end_to_end_ms_per_sentence"][size]["median"] > 0
+    assert race(contenders[:1], ROWS, 1, 1)[0]["end_to_end_ms_per_sentence"] is None

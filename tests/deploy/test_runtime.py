@@ -95,7 +95,7 @@ def test_bad_input_is_said_in_a_line(shipped, tmp_path, capsys):
     (tmp_path / "model.onnx").write_bytes((shipped / "model.onnx").read_bytes()[:1000])
     assert main([str(tmp_path), "Ana"]) == 2
     assert "The file is damaged" in capsys.readouterr().err
-    with pytest.raises(CourseError, match="no model.onnx there"):
+    with pytest.raises(CourseError, match=r"no model.onnx there"):
         Runtime(tmp_path / "nothing")
     done = subprocess.run(
         [sys.executable, "-m", "course_lib.deploy.runtime", str(shipped)], input=b"\xff\xfe\n", capture_output=True
