@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +26,15 @@ class Contender:
         name: unique in the race.
         engine: a kind of :func:`course_lib.deploy.kinds.load`, such as ``pytorch`` or ``onnxruntime``.
         path: what it opens.
+        rows: piece ids of the same sentences where its vocabulary is another; None: those of the race.
+        tokenizer: folder of its own tokenizer, for prose; None: that of the race.
     """
 
     name: str
     engine: str
     path: Path
+    rows: list[list[int]] | None = field(default=None, repr=False)
+    tokenizer: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,15 @@ def race(
         contender that crashed or took too long has an ``error`` and nulls.
     """
     expect(rounds >= 1, "rounds", rounds, "at least 1 counted round")
-    expect(len(rows) >= max(BATCH_SIZES), "rows", len(rows), f"at least {max(BATCH_SIZES)} sentences, one full batch")
+    for count in {len(contender.rows or rows) for contender in contenders}:
+        expect(count >= max(BATCH_SIZES), "rows", count, f"at least {max(BATCH_SIZES)} sentences, one full batch")
     with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "work.json"
-        file.write_text(json.dumps({"rows": rows} | ({**asdict(prose), "folder": str(prose.folder)} if prose else {})), "utf-8")
         racers: list[_Racer] = []
         try:
-            for contender in contenders:  # one after the other: loading is timed too
+            for number, contender in enumerate(contenders):  # one after the other: loading is timed too
+                file = Path(scratch) / f"work-{number}.json"
+                read = asdict(prose) | {"folder": str(contender.tokenizer or prose.folder)} if prose else {}
+                file.write_text(json.dumps({"rows": contender.rows or rows} | read), "utf-8")
                 racers.append(_Racer(contender, threads, file, patience))
                 racers[-1].load()
             for size, end_to_end in [(size, e) for e in ([False, True] if prose else [False]) for size in BATCH_SIZES]:

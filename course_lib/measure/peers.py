@@ -65,32 +65,41 @@ def compare(
         The figures, in the form of a scorecard.
     """
     corpus = context.corpus
-    tokenizer = load_tokenizer(next(iter(models.values())))
     trained = {kind: load_token_classifier(folder) for kind, folder in models.items()}
     first = next(iter(trained.values()))
     limit, tags = max_pieces(first), model_tags(first)
-    windows = make_windows([s.words for s in corpus.test], tokenizer, limit)
-    random.Random(context.seed).shuffle(windows)  # those that run one by one are a sample
-    calibration = _calibration(context, tokenizer, limit)
+    order = list(range(len(corpus.test)))
+    random.Random(context.seed).shuffle(order)  # those that run one by one are a sample
+    sentences = [corpus.test[i] for i in order]
+    tokenizers = {kind: load_tokenizer(folder) for kind, folder in models.items()}
+    windows = {kind: make_windows([s.words for s in sentences], t, limit) for kind, t in tokenizers.items()}
+    calibration = {kind: _calibration(context, t, limit) for kind, t in tokenizers.items()}
     entries = [_Entry(kind, folder, way) for kind, folder in models.items() for way in ways]
     with bar("making", len(entries)) as advance:
         for entry in entries:
-            _make(context, entry, calibration)
+            _make(context, entry, calibration[entry.kind])
             advance(note=entry.name)
     racing = [e for e in entries if e.opens]
-    rows = [list(w.ids) for w in windows]
-    while len(rows) < max(BATCH_SIZES):  # a very small test set runs several times over
-        rows = rows + rows
-    texts = [" ".join(s.words) for s in corpus.test]
-    random.Random(context.seed).shuffle(texts)
+    rows = {kind: [list(w.ids) for w in own] for kind, own in windows.items()}
+    for kind, own in rows.items():
+        rows[kind] = own * -(-max(BATCH_SIZES) // len(own))  # a very small test set runs several times over
+    texts = [" ".join(s.words) for s in sentences]
     prose = Prose((texts * max(BATCH_SIZES))[: max(PROSE, max(BATCH_SIZES))], entries[0].folder, tags, limit)
     with bar("timing", 2 * len(racing) * (rounds + 1) * len(BATCH_SIZES)) as advance:
-        racers = [Contender(e.name, e.way.kind, e.opens) for e in racing]
-        results = race(racers, rows, context.threads, rounds, lambda name: advance(note=name), singles=SINGLES, prose=prose)
+        racers = [Contender(e.name, e.way.kind, e.opens, rows[e.kind], e.folder) for e in racing]
+        results = race(
+            racers,
+            rows[entries[0].kind],
+            context.threads,
+            rounds,
+            lambda name: advance(note=name),
+            singles=SINGLES,
+            prose=prose,
+        )
     timed = {e.name: result for e, result in zip(racing, results, strict=True)}
-    length = sum(map(len, rows)) / len(rows)
-    said = {e.name: _tags(timed.get(e.name), corpus.test, windows, tags) for e in entries}
-    reference, gold = said[entries[0].name], [s.tags for s in corpus.test]
+    lengths = {kind: sum(map(len, own)) / len(own) for kind, own in rows.items()}
+    said = {e.name: _tags(timed.get(e.name), sentences, windows[e.kind], tags) for e in entries}
+    reference, gold = said[entries[0].name], [s.tags for s in sentences]
     cards = []
     for entry in entries:
         model, predicted = trained[entry.kind], said[entry.name]
@@ -106,12 +115,14 @@ def compare(
             contender(
                 entry.name, entry.kind, entry.way.engine, entry.way.precision, f1=f1, bytes=entry.bytes(),
                 parameters_stored=stored_parameters(model), parameters_effective=effective_parameters(model),
-                macs_per_token=macs_per_token(model, length), difference=difference,
+                macs_per_token=macs_per_token(model, lengths[entry.kind]), difference=difference,
                 final=(entry.kind, entry.way.name) == final,
                 **{field: value for field, value in figures.items() if field != "tags"},
             )
         )  # fmt: skip
-    return scorecard(context.seed, context.threads, corpus.figures(), cards, notes(context, rows, length, rounds))
+    return scorecard(
+        context.seed, context.threads, corpus.figures(), cards, notes(context, len(rows[entries[0].kind]), lengths, rounds)
+    )
 
 
 def _calibration(context: Context, tokenizer, limit: int) -> list[list[int]]:
@@ -140,12 +151,13 @@ def _tags(result: dict | None, sentences: Sequence, windows: Sequence[Window], t
     return tags_of_words([len(s.words) for s in sentences], windows, chosen, tags)
 
 
-def notes(context: Context, rows: list, length: float, rounds: int) -> list[str]:
+def notes(context: Context, count: int, lengths: dict[str, float], rounds: int) -> list[str]:
     """How the figures were taken."""
+    means = ", ".join(f"{kind} {length:.1f}" for kind, length in lengths.items())
     return [
-        f"{len(rows)} windows of test sentences (mean {length:.1f} pieces), tokenized beforehand and the same for all; a process for each "
+        f"{count} windows of test sentences (mean pieces: {means}), tokenized beforehand, the same for all; a process for each "
         f"contender, taking turns, {context.threads} threads, one warm-up pass and {rounds} counted ones. Batch 32: sorted by length, "
-        f"median over full batches. Batch 1: {min(SINGLES, len(rows))} of them, median.",
+        f"median over full batches. Batch 1: {min(SINGLES, count)} of them, median.",
         f"End to end: up to {PROSE} test sentences as raw text (words joined by spaces), split into sentences and words, tokenized, "
         "predicted and turned into entities with offsets.",
         "F1 is that of the very outputs that were timed, in batches of 32. Differences are from the first contender, paired.",

@@ -80,7 +80,7 @@ def measure(context: Context, trained: dict[str, Path], folders: dict[tuple[str,
     parts = {"validation": (corpus.validation, None), "test": (corpus.test, None)}
     if shared:
         parts["natural"] = (natural, shared)
-    tokenizer = load_tokenizer(trained["teacher"])
+    tokenizers = {kind: load_tokenizer(folder) for kind, folder in trained.items()}
     models = {kind: load_token_classifier(folder) for kind, folder in trained.items()}
     limit, tags = max_pieces(models["teacher"]), model_tags(models["teacher"])
 
@@ -92,14 +92,17 @@ def measure(context: Context, trained: dict[str, Path], folders: dict[tuple[str,
             predictions[name] = {}
             for part, (sentences, _) in parts.items():
                 words = [s.words for s in sentences]
-                predictions[name][part] = predict_tags(words, run, tokenizer, tags, max_pieces=limit, progress=advance)
+                predictions[name][part] = predict_tags(words, run, tokenizers[kind], tags, max_pieces=limit, progress=advance)
 
-    rows = timed_rows(corpus.test, tokenizer, limit, context.seed)
-    racers = [Contender(n, e, folders[k, e, p] if e == "pytorch" else folders[k, e, p] / "model.onnx") for n, k, e, p in PLAN]
+    own = {kind: timed_rows(corpus.test, tokenizer, limit, context.seed) for kind, tokenizer in tokenizers.items()}
+    rows = own["teacher"]
+    racers = [
+        Contender(n, e, folders[k, e, p] if e == "pytorch" else folders[k, e, p] / "model.onnx", own[k]) for n, k, e, p in PLAN
+    ]
     with bar("timing", len(PLAN) * (ROUNDS + 1) * len(BATCH_SIZES)) as advance:
         times = race(racers, rows, context.threads, ROUNDS, lambda name: advance())
 
-    length = sum(map(len, rows)) / len(rows)
+    lengths = {kind: sum(map(len, r)) / len(r) for kind, r in own.items()}
     entries = []
     for (name, kind, engine, precision), time in zip(PLAN, times, strict=True):
         model = models[kind]
@@ -115,14 +118,14 @@ def measure(context: Context, trained: dict[str, Path], folders: dict[tuple[str,
         entry = contender(
             name, kind, engine, precision, f1=f1, bytes=folder_bytes(folders[kind, engine, precision], without=("history.json",)),
             parameters_stored=stored_parameters(model), parameters_effective=effective_parameters(model),
-            macs_per_token=macs_per_token(model, length), difference=difference, final=name == PLAN[-1][0],
+            macs_per_token=macs_per_token(model, lengths[kind]), difference=difference, final=name == PLAN[-1][0],
             **{field: value for field, value in time.items() if field != "tags"},
         )  # fmt: skip
         entries.append(entry)
     data = corpus.figures()
     if shared:
         data["sentences"]["natural"], data["tokens"]["natural"] = len(natural), sum(len(s.words) for s in natural)
-    return scorecard(context.seed, context.threads, data, entries, notes(context, rows, length, shared))
+    return scorecard(context.seed, context.threads, data, entries, notes(context, rows, lengths, shared))
 
 
 def _scored(sentences: Sequence[Sentence], predicted: list, only: set[str] | None) -> tuple[list, list]:
@@ -144,10 +147,11 @@ def timed_rows(sentences: Sequence[Sentence], tokenizer, limit: int, seed: int) 
     return rows
 
 
-def notes(context: Context, rows: list, length: float, shared: set[str]) -> list[str]:
+def notes(context: Context, rows: list, lengths: dict[str, float], shared: set[str]) -> list[str]:
     """How the figures were taken, in words."""
+    theirs = "" if lengths["student"] == lengths["teacher"] else f", {lengths['student']:.1f} of the student's own"
     lines = [
-        f"Latency: {len(rows)} test sentences (mean {length:.1f} pieces) tokenized beforehand, a process for each contender, taking turns, "
+        f"Latency: {len(rows)} test sentences (mean {lengths['teacher']:.1f} pieces{theirs}) tokenized beforehand, a process for each contender, taking turns, "
         f"{context.threads} threads, one warm-up pass and {ROUNDS} counted ones. Batch 1: median over sentences. Batch 32: sorted by "
         "length, padded to the longest, time divided by 32, median over batches.",
         "Bytes: all files one ships (model, config, tokenizer, recipe). Multiply-adds: linear layers and attention, per piece at the mean length.",

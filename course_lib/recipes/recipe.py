@@ -39,6 +39,19 @@ class RemoveFfnNeurons:
 
 
 @dataclass(frozen=True)
+class TrimVocabulary:
+    """Keep only the word pieces that the training text needs, special ones, and single characters.
+
+    The training text is then cut as before, so that what the teacher says of its pieces holds for the student's.
+
+    Attributes:
+        characters: the single characters to keep; "" keeps all that the vocabulary has.
+    """
+
+    characters: str = ""
+
+
+@dataclass(frozen=True)
 class Distil:
     """Train on soft labels and last hidden states of the teacher plus hard labels:
 
@@ -82,7 +95,10 @@ def _ascending(keep: list) -> bool:
     return bool(keep) and all(type(i) is int and i >= 0 for i in keep) and keep == sorted(set(keep))
 
 
-STEPS = {"drop_layers": DropLayers, "remove_ffn_neurons": RemoveFfnNeurons, "distil": Distil, "quantize": Quantize}
+STEPS = {
+    "trim_vocabulary": TrimVocabulary, "drop_layers": DropLayers, "remove_ffn_neurons": RemoveFfnNeurons, "distil": Distil,
+    "quantize": Quantize,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

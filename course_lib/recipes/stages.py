@@ -32,7 +32,18 @@ from course_lib.ner.predict import predict_tags
 from course_lib.ner.train import Objective, Settings, hard_labels, train
 from course_lib.pruning.scores import ffn_taylor_scores, weight_unit_scores
 from course_lib.pruning.structure import best_units, drop_layers, encoder_layers, remove_ffn_neurons
-from course_lib.recipes.recipe import Distil, DropLayers, Quantize, Recipe, RemoveFfnNeurons, Training, check_fit
+from course_lib.recipes.recipe import (
+    Distil,
+    DropLayers,
+    Quantize,
+    Recipe,
+    RemoveFfnNeurons,
+    Training,
+    TrimVocabulary,
+    check_fit,
+)
+from course_lib.redundancy.vocabulary import choose_pieces, count_pieces, trim_vocabulary
+from course_lib.report import Report
 
 
 @dataclass
@@ -66,7 +77,7 @@ class Context:
 
     def training_key(self) -> list:
         """What a trained model depends on beside its settings and parents."""
-        code = code_digest("data", "models", "ner", "pruning", "distillation", "recipes/stages.py")
+        code = code_digest("data", "models", "ner", "pruning", "distillation", "redundancy", "recipes/stages.py")
         return [self.corpus.fingerprint(), self.seed, self.threads, str(torch.__version__), code]
 
 
@@ -171,7 +182,10 @@ def make_student(context: Context, teacher: Path, recipe: Recipe) -> Path:
     with bar("teacher labels", len(prepared.windows)) as advance:
         targets = teacher_targets(model, prepared.windows, pad_id(tokenizer), context.bf16, advance)
     for step in recipe.steps:
-        if isinstance(step, DropLayers):
+        if isinstance(step, TrimVocabulary):
+            prepared, report = trim(context, model, prepared, step)
+            say(str(report))
+        elif isinstance(step, DropLayers):
             say(str(drop_layers(model, step.keep)))
         elif isinstance(step, RemoveFfnNeurons):
             say(str(remove_ffn_neurons(model, choose_neurons(model, step, prepared))))
@@ -181,6 +195,14 @@ def make_student(context: Context, teacher: Path, recipe: Recipe) -> Path:
     _fit(context, "student", model, prepared, context.settings(distil), target, objective, recipe.text)
     listener.remove()
     return target
+
+
+def trim(context: Context, model, prepared: Prepared, step: TrimVocabulary) -> tuple[Prepared, Report]:
+    """Trim the vocabulary to the training text; the training sentences, with the new numbers of the same pieces."""
+    counts = count_pieces([s.words for s in context.corpus.train], prepared.tokenizer)
+    keep = choose_pieces(counts, prepared.tokenizer, characters=step.characters or None)
+    tokenizer, report = trim_vocabulary(model, prepared.tokenizer, keep)
+    return Prepared.of(context.corpus, tokenizer, prepared.tags, max_pieces(model)), report
 
 
 def choose_neurons(model, step: RemoveFfnNeurons, prepared: Prepared) -> list[torch.Tensor]:

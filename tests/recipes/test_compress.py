@@ -18,7 +18,7 @@ from course_lib.measure.scorecard import contender, scorecard
 from course_lib.models.zoo import find_encoder, load_tokenizer
 from course_lib.recipes import compress as module
 from course_lib.recipes.compress import TIMED, compress, notes, timed_rows
-from course_lib.recipes.recipe import Distil, DropLayers, Quantize, Recipe, Training
+from course_lib.recipes.recipe import Distil, DropLayers, Quantize, Recipe, Training, TrimVocabulary
 from course_lib.recipes.stages import Context
 
 RECIPE = Recipe("mine", Training(1, 8, 5e-3), (DropLayers([0]), Distil(1, 8, 5e-3), Quantize()), "# the text of the recipe\n")
@@ -89,7 +89,9 @@ def test_a_test_without_any_piece_is_refused(tokenizer):
     ],
 )
 def test_the_notes_say_what_the_natural_set_is_worth(shared, said, context):
-    lines = notes(context(["PER"], note=["test has types never seen"]), [[1]] * 40, 12.34, shared)
+    lines = notes(
+        context(["PER"], note=["test has types never seen"]), [[1]] * 40, {"teacher": 12.34, "student": 12.34}, shared
+    )
     assert said in lines and lines[-1] == "test has types never seen"
     assert lines[0].startswith("Latency: 40 test sentences (mean 12.3 pieces)") and " 1 threads," in lines[0]
     assert any("fp32. The epoch was chosen on validation" in line for line in lines)
@@ -98,7 +100,10 @@ def test_the_notes_say_what_the_natural_set_is_worth(shared, said, context):
 @pytest.mark.parametrize("saturates", [True, False])
 def test_the_notes_warn_of_int8_that_saturates(saturates, context, monkeypatch):
     monkeypatch.setattr(module, "int8_saturates", lambda: saturates)
-    assert any("reduce_range = true" in line for line in notes(context(["PER"]), [[1]], 1.0, set())) is saturates
+    assert (
+        any("reduce_range = true" in line for line in notes(context(["PER"]), [[1]], {"teacher": 1.0, "student": 1.5}, set()))
+        is saturates
+    )
 
 
 @pytest.fixture
@@ -153,3 +158,23 @@ def test_the_same_sentences_under_another_name_get_a_scorecard_of_their_own(stud
         assert card["data"]["name"] == name
     assert measured == ["small", "other"]
     assert len(list((tmp_path / "cache").glob("teacher-*"))) == 1
+
+
+def test_a_recipe_that_trims_the_vocabulary_times_each_model_on_its_own_pieces(context, tmp_path):
+    """The student's numbers of pieces would mean other pieces to the teacher, or none."""
+    steps = (TrimVocabulary("abcdefghijklmnopqrstuvwxyz"), *RECIPE.steps)
+    here = context(["PER", "LOC"])
+    card = compress(here, "tiny", Recipe("trimmed", Training(1, 8, 5e-3), steps, "# trimmed\n"), tmp_path / "out")
+    assert all(c["error"] is None for c in card["contenders"])
+    ((teacher,), (student,)) = (tmp_path / "cache").glob("teacher-*"), (tmp_path / "cache").glob("student-*")
+    sizes = {kind: load_tokenizer(folder).get_vocab_size() for kind, folder in (("teacher", teacher), ("student", student))}
+    by_name = {c["name"]: c for c in card["contenders"]}
+    assert sizes["student"] < sizes["teacher"]
+    whole = compress(here, "tiny", RECIPE, tmp_path / "whole")
+    saved = (
+        next(c for c in whole["contenders"] if c["final"])["parameters_stored"]
+        - by_name["student, ORT int8"]["parameters_stored"]
+    )
+    hidden = json.loads((teacher / "config.json").read_text())["hidden_size"]
+    assert saved == (sizes["teacher"] - sizes["student"]) * hidden
+    assert load_tokenizer(tmp_path / "out" / "model").get_vocab_size() == sizes["student"], "the tokenizer that is shipped"

@@ -19,8 +19,8 @@ from course_lib.ner.evaluate import entity_f1
 from course_lib.ner.predict import predict_tags
 from course_lib.pruning.structure import encoder_layers
 from course_lib.recipes import stages
-from course_lib.recipes.recipe import Distil, DropLayers, Quantize, Recipe, RemoveFfnNeurons, Training
-from course_lib.recipes.stages import Context, Prepared, make_onnx, make_student, make_teacher
+from course_lib.recipes.recipe import Distil, DropLayers, Quantize, Recipe, RemoveFfnNeurons, Training, TrimVocabulary
+from course_lib.recipes.stages import Context, Prepared, make_onnx, make_student, make_teacher, trim
 
 MODEL = {"config.json", "model.safetensors", "tokenizer.json", "recipe.toml", "history.json"}
 RECIPE = Recipe(
@@ -297,3 +297,16 @@ def test_int8_comes_from_the_fp32_file_and_follows_its_settings(root, student, c
     assert other != wide
     assert "exporting" not in capsys.readouterr().err, "the fp32 file was there already"
     assert make_onnx(context(root), student, narrow, False) == make_onnx(context(root), student, RECIPE, False)
+
+
+def test_a_trimmed_student_reads_the_same_pieces_under_new_numbers(root, teacher):
+    """What the teacher said of a piece must be said of the same piece."""
+    here = context(root)
+    model, tokenizer = load_token_classifier(teacher), load_tokenizer(teacher)
+    before = Prepared.of(here.corpus, tokenizer, model_tags(model), 512)
+    after, report = trim(here, model, before, TrimVocabulary("abc"))
+    assert after.labels == before.labels and report.parameters_after < report.parameters_before
+    for old, new in zip(before.windows, after.windows, strict=True):
+        assert old.heads == new.heads
+        assert [tokenizer.id_to_token(i) for i in old.ids] == [after.tokenizer.id_to_token(i) for i in new.ids]
+    assert {i for w in after.windows for i in w.ids} < set(range(model.config.vocab_size))
