@@ -4,112 +4,105 @@ Each pair does the same work on the same data and is checked to give the same re
 take turns; medians count. Writes ``artifacts/bench.json``.
 """
 
+import multiprocessing
 import statistics
 import time
-import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from course_lib.artifacts import write_json
 from course_lib.console import bar
 from course_lib.machine import machine, processors
+from course_lib.measure import bench_ner, bench_tensors
+from course_lib.measure.bench_tensors import Pair, Sizes
 
 REPEATS = 7
+LONG = 10.0  # seconds: a pair whose warm-up takes longer is run at most 3 times
 
 
-def median_ms(ours: Callable[[], object], theirs: Callable[[], object], repeats: int = REPEATS) -> tuple[float, float]:
+def median_ms(pair: Pair, repeats: int = REPEATS) -> tuple[float, float]:
     """Median milliseconds of both, run in turns after one warm-up each."""
     times: tuple[list[float], list[float]] = ([], [])
-    for number in range(repeats + 1):
-        for run, kept in zip((ours, theirs), times, strict=True):
+    number, began = 0, time.perf_counter()
+    while number <= repeats:
+        argument = pair.fresh()
+        for run, kept in zip((pair.ours, partial(pair.theirs, argument)), times, strict=True):
             start = time.perf_counter()
             run()
             if number:
                 kept.append((time.perf_counter() - start) * 1000)
+        if not number and time.perf_counter() - began > LONG:
+            repeats = min(repeats, 3)
+        number += 1
     return statistics.median(times[0]), statistics.median(times[1])
 
 
-def row(name: str, ours: Callable[[], object], theirs: Callable[[], object], repeats: int = REPEATS) -> dict:
-    """One row of the table; ``ratio`` is theirs / ours, above 1 where ours is faster.
+def peak_mib(run: Callable[[], object]) -> float | None:
+    """By how much the process's resident memory peaks above its start in the call: Python, numpy and torch alike.
 
-    ``ours_peak_mib`` is what Python and numpy allocate; None where all the work is in PyTorch, which they do not see.
+    Linux only, in a process of its own; None where the kernel cannot reset its high-water mark. Memory that was
+    freed but not handed back before the call is used again unseen.
     """
-    a, b = median_ms(ours, theirs, repeats)
-    tracemalloc.start()
-    ours()
-    peak = tracemalloc.get_traced_memory()[1] / 2**20
-    tracemalloc.stop()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to what is resident now
+    except OSError:
+        return None
+    before = _status("VmRSS")
+    run()
+    return max(0, _status("VmHWM") - before) / 1024
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field + ":")).split()[1])
+
+
+def row(pair: Pair, repeats: int = REPEATS) -> dict:
+    """One row of the table; ``ratio`` is theirs / ours, above 1 where ours is faster."""
+    peak = peak_mib(pair.ours)
+    a, b = median_ms(pair, repeats)
     return {
-        "name": name,
+        "name": pair.name,
         "ours_ms": round(a, 3),
         "theirs_ms": round(b, 3),
         "ratio": round(b / a, 3),
-        "ours_peak_mib": round(peak, 2) or None,
+        "ours_peak_mib": None if peak is None else round(peak, 2),
+        "tensor_mib": round(pair.tensor_bytes / 2**20, 3) or None,
     }
 
 
-def pairs() -> list[tuple[str, Callable[[], object], Callable[[], object]]]:
-    """The pairs, each with ours first; results were compared."""
+def ner_rows(sizes: Sizes, repeats: int = REPEATS) -> list[dict]:
+    """The rows that work on sentences, whatever the sizes."""
+    return [row(Pair(name, ours, lambda _, f=theirs: f(), 0), repeats) for name, ours, theirs in bench_ner.pairs()]
+
+
+def tensor_rows(number: int, sizes: Sizes, repeats: int = REPEATS) -> list[dict]:
+    """The row of one pair of :data:`bench_tensors.ALL`."""
     import torch
-    import torch.nn.functional as F
-    from seqeval.metrics import f1_score
-    from seqeval.scheme import IOB2
-    from transformers import AutoTokenizer
-
-    from course_lib.data.align import make_windows
-    from course_lib.data.generated import generate
-    from course_lib.distillation.losses import token_kd_loss
-    from course_lib.models.zoo import load_tokenizer, minilm_folder
-    from course_lib.ner.evaluate import counts, f1_of_counts
-
-    sentences = generate(0, {"train": 2000, "validation": 1, "test": 1}).train
-    gold = [list(s.tags) for s in sentences]
-    predicted = gold[1:] + gold[:1]
-    predicted = [p[: len(g)] + ["O"] * (len(g) - len(p)) for g, p in zip(gold, predicted, strict=True)]
-    theirs_f1 = lambda: f1_score(gold, predicted, mode="strict", scheme=IOB2)  # noqa: E731
-    ours_f1 = lambda: float(f1_of_counts(counts(gold, predicted).sum(0)))  # noqa: E731
-    _same(ours_f1(), theirs_f1(), 1e-12)
 
     torch.manual_seed(0)
-    student, teacher = torch.randn(2, 64, 128, 9).unbind()
-    mask = torch.ones(64, 128, dtype=torch.bool)
-    ours_kd = lambda: token_kd_loss(student, teacher, mask, 2.0)  # noqa: E731
-
-    def theirs_kd():
-        log_q, log_p = F.log_softmax(student.flatten(0, 1) / 2, -1), F.log_softmax(teacher.flatten(0, 1) / 2, -1)
-        return 4 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
-
-    _same(ours_kd().item(), theirs_kd().item(), 1e-5)
-
-    tokenizer, theirs_tokenizer = load_tokenizer(minilm_folder()), AutoTokenizer.from_pretrained(minilm_folder())
-    words = [list(s.words) for s in sentences]
-    ours_pieces = lambda: make_windows(words, tokenizer)  # noqa: E731
-    theirs_pieces = lambda: theirs_tokenizer(words, is_split_into_words=True, truncation=False, padding=False)  # noqa: E731
-    assert [list(w.ids) for w in ours_pieces()] == theirs_pieces()["input_ids"], (
-        "windows differ from the tokenizer's own pieces"
-    )
-    return [
-        ("strict entity F1 of 2 000 sentences (seqeval)", ours_f1, theirs_f1),
-        ("token KD loss, 64 × 128 × 9 (F.kl_div)", ours_kd, theirs_kd),
-        ("word pieces of 2 000 sentences (transformers)", ours_pieces, theirs_pieces),
-    ]
+    return [row(bench_tensors.ALL[number](sizes), repeats)]
 
 
-def _same(ours: float, theirs: float, tolerance: float) -> None:
-    if abs(ours - theirs) > tolerance:
-        raise AssertionError(f"ours {ours} and theirs {theirs} differ by more than {tolerance}: timing them would mean nothing")
-
-
-def main(path: Path = Path("artifacts/bench.json"), repeats: int = REPEATS) -> dict:
-    """Time all pairs, print the table, write the figures."""
-    chosen, rows = pairs(), []
-    with bar("timing", len(chosen)) as advance:
-        for name, ours, theirs in chosen:
-            rows.append(row(name, ours, theirs, repeats))
+def main(path: Path = Path("artifacts/bench.json"), repeats: int = REPEATS, sizes: Sizes | None = None) -> dict:
+    """Time all pairs, each group in a fresh process, print the table, write the figures."""
+    sizes, rows = sizes or Sizes(), []
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1)
+    with pool, bar("timing", 1 + len(bench_tensors.ALL)) as advance:
+        rows += pool.submit(ner_rows, sizes, repeats).result()
+        advance()
+        for number in range(len(bench_tensors.ALL)):
+            rows += pool.submit(tensor_rows, number, sizes, repeats).result()
             advance()
-    print(f"{'':48} {'ours ms':>9} {'theirs ms':>9} {'ratio':>7} {'peak MiB':>9}")
+    print(f"{'':64} {'ours ms':>9} {'theirs ms':>9} {'ratio':>7} {'peak MiB':>9} {'tensor':>8}")
     for r in rows:
-        print(f"{r['name']:48} {r['ours_ms']:9.2f} {r['theirs_ms']:9.2f} {r['ratio']:7.2f} {r['ours_peak_mib'] or '–':>9}")
+        peak = "–" if r["ours_peak_mib"] is None else r["ours_peak_mib"]
+        print(
+            f"{r['name']:64} {r['ours_ms']:9.2f} {r['theirs_ms']:9.2f} {r['ratio']:7.2f} {peak:>9} {r['tensor_mib'] or '–':>8}"
+        )
     figures = {"machine": machine(processors()), "rows": rows}
     write_json(path, figures)
     return figures

@@ -4,27 +4,60 @@ import json
 
 import pytest
 
-from course_lib.measure import bench
+from course_lib.errors import CourseError
+from course_lib.measure import bench, bench_ner, bench_tensors
+from course_lib.measure.bench_tensors import Pair, Sizes
+
+TINY = Sizes(width=8, vocabulary=50, layers=1)
 
 
+@pytest.mark.oracles
 def test_all_pairs_are_timed_and_written(tmp_path, capsys):
-    figures = bench.main(tmp_path / "bench.json", repeats=1)
+    pytest.importorskip("kmeans1d")
+    figures = bench.main(tmp_path / "bench.json", repeats=1, sizes=TINY)
     assert json.loads((tmp_path / "bench.json").read_text()) == figures
     printed = capsys.readouterr().out
-    assert len(figures["rows"]) == 3
+    assert len(figures["rows"]) == 3 + len(bench_tensors.ALL)
     for row in figures["rows"]:
-        assert set(row) == {"name", "ours_ms", "theirs_ms", "ratio", "ours_peak_mib"}
-        # each of the three numbers is rounded to 3 digits by itself
-        assert row["ratio"] == pytest.approx(row["theirs_ms"] / row["ours_ms"], abs=0.01, rel=0.01)
+        assert set(row) == {"name", "ours_ms", "theirs_ms", "ratio", "ours_peak_mib", "tensor_mib"}
         assert row["ours_ms"] > 0 and row["name"] in printed
+
+
+@pytest.mark.oracles
+@pytest.mark.parametrize("make", bench_tensors.ALL, ids=lambda make: make.__name__)
+def test_a_pair_on_tiny_tensors_agrees(make):
+    pytest.importorskip("kmeans1d")
+    row = bench.row(make(TINY), repeats=1)
+    assert row["ours_ms"] > 0 and row["tensor_mib"] != 0
 
 
 def test_pairs_that_disagree_are_not_timed():
     with pytest.raises(AssertionError, match="timing them would mean nothing"):
-        bench._same(1.0, 1.1, 1e-3)
+        bench_ner.same(1.0, 1.1, 1e-3)
+    with pytest.raises(AssertionError, match="CSR: ours and theirs differ"):
+        bench_tensors.agree(False, "CSR")
+
+
+def test_a_missing_package_names_the_extra_that_brings_it():
+    with pytest.raises(CourseError, match="oracles"):
+        bench_tensors.oracle("no_such_package_at_all")
 
 
 def test_the_two_sides_take_turns_and_the_warm_up_does_not_count():
     calls = []
-    bench.median_ms(lambda: calls.append("ours"), lambda: calls.append("theirs"), repeats=2)
+    bench.median_ms(Pair("", lambda: calls.append("ours"), lambda _: calls.append("theirs"), 0), repeats=2)
     assert calls == ["ours", "theirs"] * 3
+
+
+def test_a_long_pair_is_run_three_times(monkeypatch):
+    monkeypatch.setattr(bench, "LONG", -1.0)
+    calls = []
+    bench.median_ms(Pair("", lambda: calls.append(1), lambda _: None, 0))
+    assert len(calls) == 1 + 3
+
+
+def test_the_peak_counts_what_torch_allocates():
+    import torch
+
+    peak = bench.peak_mib(lambda: torch.ones(64 * 2**18).sum())
+    assert peak is None or peak >= 60  # 64 MiB of new pages, each touched; a few may have been resident before
