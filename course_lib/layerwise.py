@@ -123,7 +123,7 @@ def real_rows(x: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def inputs_of(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, torch.Tensor]]:
-    """While this lasts, the dictionary it gives holds the latest input of each module that was called."""
+    """While this lasts, the dictionary it gives holds the latest input of each module that was called, (…, D)."""
     inputs: dict[str, torch.Tensor] = {}
 
     def hook(name: str):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from course_lib.calibration import Channels, Hessian, Sample, calibration_batches, checked_batches
+from course_lib.calibration import Channels, Hessian, Sample, Statistic, calibration_batches, checked_batches
 from course_lib.data.align import Window
 
 
@@ -169,3 +169,16 @@ def test_a_calibration_set_that_is_none_is_refused(batches, message):
 
 def test_a_generator_of_batches_is_a_calibration_set():
     assert checked_batches(GOOD for _ in range(2)) == [GOOD, GOOD]
+
+
+def test_a_statistic_counts_its_rows_and_hands_them_on():
+    seen = []
+
+    class Kept(Statistic):
+        def _add(self, x):
+            seen.append(x)
+
+    kept = streamed(Kept(6), rows(), (20, 30))
+    assert kept.rows == 50 and torch.equal(torch.cat(seen), rows())
+    with pytest.raises(TypeError, match="abstract"):
+        Statistic(6)

@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from course_lib.errors import CourseError
-from course_lib.plan import match, replace_module
+from course_lib.plan import Matches, match, replace_module
 
 
 class Loud(nn.Linear):
@@ -84,3 +84,8 @@ def test_a_module_is_replaced_in_place():
     assert model["head"] is new
     with pytest.raises(ValueError, match="the name of a module inside"):
         replace_module(model, "", new)
+
+
+def test_matches_are_the_modules_and_their_configurations_in_the_models_order():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    assert match(model, {"2": "b", "0": "a"}) == Matches({"0": (model[0], "a"), "2": (model[2], "b")}, [])

@@ -15,6 +15,7 @@ class LearnersCopy(own.NbGraderPreprocessor):
     """Leaves out what is for readers of the solution: cells marked ``solution_only``, the state of widgets."""
 
     def preprocess(self, nb, resources):
+        """Drop the cells for instructors alone and the widgets' state."""
         nb.cells = [cell for cell in nb.cells if not cell.metadata.get("course", {}).get("solution_only")]
         nb.metadata.pop("widgets", None)
         return nb, resources
@@ -31,6 +32,7 @@ class MendCells(own.OverwriteCells):
     """
 
     def preprocess(self, nb, resources):
+        """Give every graded cell the gradebook's metadata, and locked ones its text."""
         info = resources["nbgrader"]
         with Gradebook(info["db_url"]) as gradebook:
             known = _graded_cells(gradebook.find_notebook(info["notebook"], info["assignment"]))
@@ -54,6 +56,7 @@ class ExecuteApart(own.Execute):
     """Runs a submission for grading: it leaves the instructor's own progress alone, and waits for nobody at a widget."""
 
     def preprocess(self, nb, resources, *arguments):
+        """Execute with a progress file of its own and no display; the environment comes back afterwards."""
         with tempfile.TemporaryDirectory() as folder:
             changed = {"COURSE_PROGRESS": os.path.join(folder, "progress.json"), "COURSE_HEADLESS": "1"}
             before = {key: os.environ.get(key) for key in changed}

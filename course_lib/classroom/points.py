@@ -49,10 +49,12 @@ class Result:
 
     @property
     def points(self) -> float:
+        """Points earned in all exercises."""
         return sum(e.points for e in self.exercises)
 
     @property
     def of(self) -> float:
+        """Points that could be earned in all exercises."""
         return sum(e.of for e in self.exercises)
 
 

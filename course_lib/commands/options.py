@@ -53,6 +53,7 @@ def open_corpus(data: str, seed: int, artifacts: Path, repair: bool = False):
 
 
 def open_context(data: str, seed: int, threads: int | None, artifacts: Path, force: bool, repair: bool):
+    """The corpus, cache, seed and threads of a command's stages; ``threads`` None takes all processors."""
     from course_lib.artifacts import Cache
     from course_lib.machine import processors
 
@@ -76,6 +77,7 @@ def try_outputs(model: Path | None, json_file: Path | None) -> None:
 
 
 def write_figures(path: Path | None, figures: dict) -> None:
+    """Write figures as JSON, where a file was asked for."""
     from course_lib.artifacts import write_json
 
     if path:

@@ -10,7 +10,7 @@ from course_lib.errors import expect
 
 
 def pack_bits(mask: torch.Tensor) -> torch.Tensor:
-    """A bool tensor's entries in row-major order, eight to a byte, the first in the lowest bit; ``ceil(n/8)`` bytes.
+    """A bool tensor of any shape in row-major order, eight entries to a byte, the first in the lowest bit; (ceil(n/8),) uint8.
 
     >>> pack_bits(torch.tensor([True, False, True])), pack_bits(torch.ones(9, dtype=torch.bool)).tolist()
     (tensor([5], dtype=torch.uint8), [255, 1])
@@ -22,6 +22,9 @@ def pack_bits(mask: torch.Tensor) -> torch.Tensor:
 def unpack_bits(packed: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """The bool tensor of ``shape`` that :func:`pack_bits` packed.
 
+    Args:
+        packed: uint8 (bytes,), exactly ``ceil(n/8)``.
+        shape: any shape of n entries.
     Raises:
         ValueError: bytes of another number than the shape needs, or bits set behind the last entry.
     """

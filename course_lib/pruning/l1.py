@@ -92,7 +92,11 @@ def lasso_violation(gradient: torch.Tensor, w: torch.Tensor, lam: float) -> floa
 
 
 def lambda_max(x: torch.Tensor, y: torch.Tensor) -> float:
-    """The smallest λ at which the lasso's solution is all zeros: ``max_j |X_jᵀy|/n``, the largest gradient at zero."""
+    """The smallest λ at which the lasso's solution is all zeros: ``max_j |X_jᵀy|/n``, the largest gradient at zero.
+
+    Args:
+        x, y: (n, d) and (n,), as for the solvers.
+    """
     return float((x.T @ y).abs().max() / len(y))
 
 
@@ -144,7 +148,7 @@ def lasso_path(x: torch.Tensor, y: torch.Tensor, lams: Iterable[float], toleranc
         x, y, tolerance: as in :func:`ista`.
         lams: λ values; descending from :func:`lambda_max` is the quick order.
     Returns:
-        (number of λ, d), in the order given.
+        (λs, d), in the order given.
     """
     w, path = None, []
     for lam in lams:

@@ -22,7 +22,7 @@ from course_lib.pruning.rank import first_true, kth_smallest, require_rankable
 
 
 def sparsity(x: torch.Tensor) -> float:
-    """The fraction of zeros of a mask or of a weight.
+    """The fraction of zeros of a mask or of a weight of any shape.
 
     >>> sparsity(torch.tensor([[True, False], [True, True]])), sparsity(torch.tensor([0.0, 0.0, 3.0, -1.0]))
     (0.25, 0.5)
@@ -83,7 +83,7 @@ def global_masks(
         sparsity: fraction of the blocks of all tensors together.
         granularity, axis: as in :func:`mask_by_sparsity`.
     Returns:
-        Name → mask.
+        Name → mask of the scores' shape.
 
     >>> masks = global_masks({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0, 4.0])}, 0.5)
     >>> masks["a"].tolist(), masks["b"].tolist()
@@ -148,7 +148,7 @@ def _keep_highest(parts: list[torch.Tensor], drop: int) -> list[torch.Tensor]:
 
 
 class Masks(Mapping[str, torch.Tensor]):
-    """Masks of a model's parameters: parameter name → bool tensor, True where a weight stays.
+    """Masks of a model's parameters: parameter name → bool tensor of the parameter's shape, True where a weight stays.
 
     Args:
         masks: name, as ``model.named_parameters()`` gives it, → mask.

@@ -98,7 +98,7 @@ class Movement:
 
     @property
     def scores(self) -> dict[str, torch.Tensor]:
-        """Module name → S of each weight."""
+        """Module name → S of each weight, of the weight's shape."""
         return {name: masking.scores.detach() for name, masking in self.maskings.items()}
 
     def accumulate(self) -> None:
@@ -136,7 +136,7 @@ class Movement:
         """Make the masked weights the model's own, with real zeros, and take the parametrizations off.
 
         Returns:
-            The masks, by parameter name, and what was changed.
+            The masks, by parameter name, each of its weight's shape, and what was changed.
         """
         masks, changed = {}, []
         for name, (module, _) in self.matches.found.items():

@@ -57,7 +57,7 @@ def apply_wanda(model: nn.Module, plan: Mapping[str, Wanda], batches: Iterable[B
         plan: module name or pattern → :class:`Wanda`.
         batches: the calibration set, see :func:`course_lib.calibration.calibration_batches`.
     Returns:
-        The masks, to train on with or to store by, and what was changed.
+        The masks, each of its weight's shape, to train on with or to store by, and what was changed.
     Raises:
         CourseError: a plan that matches nothing or a model that is not built like BERT.
         ValueError: a calibration set that is empty or of the wrong type, or m that does not divide a row.
@@ -86,8 +86,8 @@ def apply_sparsegpt(model: nn.Module, plan: Mapping[str, SparseGpt], batches: It
         plan: module name or pattern → :class:`SparseGpt`.
         batches: the calibration set, see :func:`course_lib.calibration.calibration_batches`.
     Returns:
-        The masks, to train on with or to store by, and what was changed, with the output error on the calibration set beside
-        that of magnitude pruning.
+        The masks, each of its weight's shape, to train on with or to store by, and what was changed, with the output error on
+        the calibration set beside that of magnitude pruning.
     Raises:
         CourseError: a plan that matches nothing or a model that is not built like BERT.
         ValueError: a calibration set that is empty or of the wrong type, or m that does not divide a row.

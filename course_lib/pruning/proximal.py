@@ -139,7 +139,9 @@ def step_size(optimizer: torch.optim.Optimizer, group: Mapping, parameter: nn.Pa
 
 
 def l1_penalty(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
-    """``Σ |w|``, to be added to a loss: its gradient is sign(w), which steps over zero instead of stopping there.
+    """``Σ |w|`` over tensors of any shape, a scalar to be added to a loss.
+
+    Its gradient is sign(w), which steps over zero instead of stopping there.
 
     >>> l1_penalty([torch.tensor([1.0, -2.0]), torch.tensor([3.0])])
     tensor(6.)

@@ -85,13 +85,13 @@ def kth_smallest(parts: Sequence[torch.Tensor], k: int) -> tuple[torch.Tensor, i
 
 
 def pieces(parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """The entries of all tensors in order, as flat tensors that fit the cache."""
+    """The entries of tensors of any shape in order, as flat pieces that fit the cache."""
     for part in parts:
         yield from part.detach().reshape(-1).split(PIECE)
 
 
 def first_true(mask: torch.Tensor, count: int) -> torch.Tensor:
-    """The mask with only its first ``count`` True entries, in row-major order.
+    """The mask, of any shape, with only its first ``count`` True entries, in row-major order.
 
     >>> first_true(torch.tensor([True, False, True, True]), 2)
     tensor([ True, False,  True, False])

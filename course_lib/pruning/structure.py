@@ -49,7 +49,7 @@ def remove_ffn_neurons(model: nn.Module, keep: Sequence[torch.Tensor]) -> Report
 
     Args:
         model: a BERT-like model; its config follows.
-        keep: int64 indices per layer. An empty one leaves the block its output bias, added to every token.
+        keep: int64 indices per layer, (neurons kept,). An empty one leaves the block its output bias, added to every token.
     Raises:
         ValueError: not one index tensor per layer, an index out of range or twice, or no neuron in any layer.
         CourseError: not built like BERT, tied or masked weights.
@@ -64,7 +64,7 @@ def remove_heads(model: nn.Module, keep: Sequence[torch.Tensor]) -> Report:
 
     Args:
         model: a BERT-like model; its config follows, with the heads of each layer in ``course_shapes``.
-        keep: int64 indices per layer. An empty one leaves the block its output bias, added to every token.
+        keep: int64 indices per layer, (heads kept,). An empty one leaves the block its output bias, added to every token.
     Raises:
         ValueError, CourseError: as for :func:`remove_ffn_neurons`.
     """
@@ -72,7 +72,7 @@ def remove_heads(model: nn.Module, keep: Sequence[torch.Tensor]) -> Report:
 
 
 def best_units(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Indices of the ``count`` highest scores, ascending; ties go to the lower index.
+    """Indices (count,) of the highest scores (units,), ascending; ties go to the lower index.
 
     >>> best_units(torch.tensor([1.0, 3.0, 3.0, 2.0]), 2)
     tensor([1, 2])

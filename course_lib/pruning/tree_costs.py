@@ -1,4 +1,7 @@
-"""What removing a subtree costs, for :func:`course_lib.pruning.tree.prune_tree`: by trying it, or by gradients."""
+"""What removing a subtree costs, for :func:`course_lib.pruning.tree.prune_tree`: by trying it, or by gradients.
+
+The gradients are those at gates of units (Michel et al. 2019, 1905.10650).
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -33,7 +36,7 @@ def first_order_costs(losses: Callable[[nn.Module], Iterable[torch.Tensor]], sig
     scores: F1 .83 against .84 with a quarter of the layers' parameters gone, .68 against .79 with half.
 
     Args:
-        losses: gives a lazy iterable of losses of the model, once per round.
+        losses: gives a lazy iterable of losses of the model, each a scalar, once per round.
         signed: add up the changes with their signs. That is the better guess for one removal and the worse for a search: it
             takes what happens to help these very sentences. With a tenth of a fine-tuned encoder's layers removed, F1 stayed at
             .86 by sizes and fell to .71 and .80 by signs.

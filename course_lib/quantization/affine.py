@@ -156,7 +156,7 @@ def fake_quantize(
     symmetric: bool = True,
     block: tuple[int, ...] | None = None,
 ) -> torch.Tensor:
-    """``dequantize(quantize(x))``, of the shape and dtype of ``x``: floats that lie on the grid. Arguments as there.
+    """``dequantize(quantize(x))``, x of any shape, the result like ``x``: floats that lie on the grid. Arguments as there.
 
     Gradients do not flow through the rounding; a straight-through estimator is another function's business.
     """

@@ -75,6 +75,6 @@ def expect_uniform(scheme: Scheme) -> None:
 
 
 def on_grid(weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
-    """A weight rounded to nearest by a scheme, still in floats."""
+    """A weight (out, in) rounded to nearest by a scheme, still in floats of that shape."""
     scale, zero_point = choose_affine(weight, scheme.bits, scheme.symmetric, scheme.granularity)
     return fake_quantize(weight, scale, zero_point, scheme.bits, scheme.symmetric)

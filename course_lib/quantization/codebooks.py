@@ -22,7 +22,7 @@ def uniform_levels(x: torch.Tensor, count: int) -> torch.Tensor:
     """Levels in even steps from the smallest to the largest value.
 
     Args:
-        x: floating point, finite, at least one entry.
+        x: any shape, floating point, finite, at least one entry.
         count: how many levels, at least 1 (the one is the smallest value).
     Returns:
         float32 (``count``,), ascending.

@@ -29,7 +29,7 @@ class QuantizedEmbedding(nn.Module):
     def from_float(
         cls, embedding: nn.Embedding, scheme: Scheme, importance: torch.Tensor | None = None
     ) -> "QuantizedEmbedding":
-        """Quantize a table, to the nearest codes; ``importance`` as for ``PackedLinear.from_float``.
+        """Quantize a table, to the nearest codes; ``importance`` of the table's shape, as for ``PackedLinear.from_float``.
 
         Raises:
             ValueError: as the class, or a table that is empty, of integers or not finite.

@@ -1,11 +1,12 @@
 """Exact k-means of numbers: k levels with the least squared error, proved best, not merely a local optimum.
 
 In one dimension clusters are stretches of the sorted values, so dynamic programming over where they end finds the best
-(:mod:`course_lib.quantization.stretches`). Over millions of values only a few places can be ends, so they are first looked for
-among the edges of coarse cells. Move all ends of the best solution to an edge of their cells, but keep its levels. A value x
-that thereby changes sides costs ``2·gap·|x − middle|``, with gap the distance of the two levels beside the end: all of a cell
-moved down cost at most ``2·gap·weight·(mean − left)``, all moved up ``2·gap·weight·(right − mean)``, and the smaller of the two
-at most ``gap·weight·width``. Call A the sum over ends of the most that any of their cells can cost so. Then
+(:mod:`course_lib.quantization.stretches`; Wang & Song 2011, R Journal 3/2). Over millions of values only a few places can be
+ends, so they are first looked for among the edges of coarse cells. Move all ends of the best solution to an edge of their
+cells, but keep its levels. A value x that thereby changes sides costs ``2·gap·|x − middle|``, with gap the distance of the
+two levels beside the end: all of a cell moved down cost at most ``2·gap·weight·(mean − left)``, all moved up
+``2·gap·weight·(right − mean)``, and the smaller of the two at most ``gap·weight·width``. Call A the sum over ends of the most
+that any of their cells can cost so. Then
 
 - the best solution among edges costs at most A more than the best of all, and
 - an end lies in a cell only if the best solution among edges *through one of its edges* costs at most A more than the best.

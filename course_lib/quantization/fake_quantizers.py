@@ -66,7 +66,7 @@ class LearnedWeight(RoundedWeight):
         return self.log_scale.exp().view(-1, 1)
 
     def rounded(self, blocks: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """Fake quantization of the rows of a matrix, with gradients for their scales."""
+        """Fake quantization of the rows of ``blocks`` (blocks, size), with gradients for their scales (blocks, 1)."""
         zero_point = torch.zeros_like(scale, dtype=torch.int32)
         return straight_through(blocks, scale, zero_point, self.bits, gradient_factor=self.gradient_factor)
 
@@ -105,7 +105,7 @@ class MovingRange(nn.Module):
 
     @torch.no_grad()
     def observe(self, x: torch.Tensor) -> None:
-        """Move the range towards a batch."""
+        """Move the range towards the ends of a batch ``x``, of any shape."""
         low, high = x.aminmax()
         rate = torch.where(self.started, self.rate, 1.0)
         self.low += rate * (low - self.low)
@@ -141,7 +141,7 @@ class LearnedStep(nn.Module):
 
     @torch.no_grad()
     def start(self, low: torch.Tensor, high: torch.Tensor) -> None:
-        """Set scale and zero point to those of a range."""
+        """Set scale and zero point to those of a range, two scalars."""
         scale, zero_point = choose_from_range(torch.as_tensor(low), torch.as_tensor(high), self.bits, symmetric=False)
         self.log_scale.copy_(scale.log())
         self.zero_point.copy_(zero_point)

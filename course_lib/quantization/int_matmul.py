@@ -83,7 +83,9 @@ def centred_matmul(
 
 
 def to_int8(codes: torch.Tensor, zero_point: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The same numbers as int8 codes: uint8 codes and their zero point are both moved by −128, which changes no difference.
+    """The same numbers as int8 codes, of any shape.
+
+    uint8 codes and their zero point (a scalar) are both moved by −128, which changes no difference.
 
     >>> to_int8(torch.tensor([0, 255], dtype=torch.uint8), torch.tensor(3, dtype=torch.int32))
     (tensor([-128,  127], dtype=torch.int8), tensor(-125, dtype=torch.int32))

@@ -15,7 +15,7 @@ BLOCK = 64  # weights that share a scale, as published
 
 
 def nf4_levels() -> torch.Tensor:
-    """The 16 levels, float32, ascending from −1 to 1.
+    """The levels (16,), float32, ascending from −1 to 1.
 
     With ``δ = ½ (1/30 + 1/32)`` the shares left out at the ends: the quantiles of 8 even steps from δ to ½ and of 9 from ½ to
     1 − δ, divided by the largest, ``Φ⁻¹(1 − δ)``.

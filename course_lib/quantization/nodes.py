@@ -41,7 +41,7 @@ class QuantizedNode(nn.Module):
         return fake_quantize(x, *self.codes[side], self.bits, symmetric=False) if side in self.codes else x
 
     def forward(self, x: torch.Tensor, *arguments, **named) -> torch.Tensor:
-        """As the module inside."""
+        """As the module inside: x of any shape that it takes."""
         return self._through("output", self.module(self._through("input", x), *arguments, **named))
 
 

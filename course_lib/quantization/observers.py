@@ -54,7 +54,7 @@ class MovingAverage(MinMax):
         self.rate = rate
 
     def update(self, x: torch.Tensor) -> None:
-        """Take in a batch, as :meth:`MinMax.update`."""
+        """Take in a batch of any shape, as :meth:`MinMax.update`."""
         low, high = _ends(x)
         if self.low > self.high:
             self.low, self.high = low, high
@@ -93,7 +93,7 @@ class Histogram(MinMax):
         return torch.arange(-half, half + 1, dtype=torch.float64) * self.width
 
     def update(self, x: torch.Tensor) -> None:
-        """Take in a batch, as :meth:`MinMax.update`."""
+        """Take in a batch of any shape, as :meth:`MinMax.update`."""
         super().update(x)
         self._grow()
         half, per_width = len(self.counts) // 2, 1 / self.width

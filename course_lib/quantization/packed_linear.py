@@ -33,7 +33,7 @@ class PackedLinear(nn.Module):
         Args:
             linear: floating point, finite.
             scheme: one that leaves activations in float.
-            importance: see :func:`course_lib.quantization.codebook_weights.quantized_weight`.
+            importance: of the weight's shape; see :func:`course_lib.quantization.codebook_weights.quantized_weight`.
         Raises:
             ValueError: a weight that is empty, of integers or not finite, or blocks that do not divide it.
         """
@@ -41,7 +41,7 @@ class PackedLinear(nn.Module):
 
     @classmethod
     def from_weight(cls, weight: PackedWeight, bias: torch.Tensor | None) -> "PackedLinear":
-        """A layer whose codes somebody else chose, as ``IntegerWeight.from_codes`` makes a weight of."""
+        """A layer whose codes somebody else chose, as ``IntegerWeight.from_codes`` makes a weight of; bias (out,)."""
         layer = cls(weight.shape[1], weight.shape[0], weight.scheme, bias is not None)
         layer.weight = weight
         if bias is not None:

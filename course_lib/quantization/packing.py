@@ -58,12 +58,12 @@ def unpack(packed: torch.Tensor, bits: int, count: int, signed: bool = False) ->
     """The codes that were packed; the inverse of :func:`pack`.
 
     Args:
-        packed: uint8, of exactly ``ceil(count · bits / 8)`` bytes.
+        packed: uint8 (bytes,), exactly ``ceil(count · bits / 8)``.
         bits: 1 to 8.
         count: how many codes.
         signed: whether they were int8.
     Returns:
-        Codes (``count``,), int8 or uint8.
+        Codes (count,), int8 or uint8.
     Raises:
         ValueError: other bits or dtypes, or bytes that are too few or too many for ``count``.
 

@@ -86,7 +86,7 @@ def smooth_scale(absmax: torch.Tensor, weight: torch.Tensor, alpha: float = 0.5)
 
 
 def scaled_columns(weight: torch.Tensor, input_scale: torch.Tensor) -> torch.Tensor:
-    """``W·diag(s)``: the weight that belongs behind a division of the input by s.
+    """``W·diag(s)``, W (out, in) and s (in,): the weight that belongs behind a division of the input by s.
 
     >>> scaled_columns(torch.tensor([[1.0, 2.0]]), torch.tensor([10.0, 0.5]))
     tensor([[10.,  1.]])

@@ -57,7 +57,7 @@ def to_stored(model: nn.Module, masks: Mapping[str, torch.Tensor] | None = None)
 
     Args:
         model: a token classifier or bare encoder, with quantized modules or without.
-        masks: parameter name (``….weight`` for a quantized module) → bool mask, True where a weight stays, such as
+        masks: parameter name (``….weight`` for a quantized module) → bool mask of the weight's shape, True where it stays, such as
             :class:`course_lib.pruning.masks.Masks`. Weights that it prunes must be zero, exactly.
     Raises:
         CourseError: a model of another kind, one in training for integers or with simulated nodes; a mask for no weight, of
@@ -145,7 +145,7 @@ def save_quantized(
     """Write ``model.safetensors``, ``quantization.json``, ``config.json`` and ``tokenizer.json``; whole or not at all.
 
     Args:
-        model, masks: as for :func:`to_stored`.
+        model, masks: as for :func:`to_stored`, each mask of its weight's shape.
         tokenizer: the model's own.
         folder: a new one, or one to replace.
     Returns:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from course_lib.pruning.masks import n_m_mask
-from course_lib.pruning.storage import encode_bitmask, encode_coo, encode_csr, encode_two_four
+from course_lib.pruning.storage import Bitmask, Coo, Csr, TwoFour, encode_bitmask, encode_coo, encode_csr, encode_two_four
 from course_lib.pruning.storage_bytes import (
     bitmask_break_even,
     bitmask_bytes,
@@ -177,3 +177,14 @@ def test_the_chosen_width_holds_the_largest_number_and_the_next_narrower_does_no
     chosen = widths.index(index_dtype(count))
     assert count - 1 <= torch.iinfo(widths[chosen]).max
     assert chosen == 0 or count - 1 > torch.iinfo(widths[chosen - 1]).max
+
+
+def test_the_parts_of_each_format_can_be_read():
+    """The same matrix four times, written out."""
+    w = torch.tensor([[0.0, 5.0, 0.0, 7.0], [0.0, 0.0, 3.0, 0.0]])
+    coo, csr, bits, pairs = encode_coo(w), encode_csr(w), encode_bitmask(w), encode_two_four(w)
+    assert [type(s) for s in (coo, csr, bits, pairs)] == [Coo, Csr, Bitmask, TwoFour]
+    assert (coo.rows.tolist(), coo.columns.tolist(), coo.values.tolist()) == ([0, 0, 1], [1, 3, 2], [5, 7, 3])
+    assert (csr.pointers.tolist(), csr.columns.tolist()) == ([0, 2, 3], [1, 3, 2])
+    assert bits.bits.tolist() == [0b0100_1010]
+    assert torch.equal(pairs.decode(), w) and len(pairs.values) == 4

@@ -11,7 +11,14 @@ from transformers import BertModel, DistilBertConfig, DistilBertModel, GPT2Confi
 from course_lib.errors import CourseError
 from course_lib.models.surgery import layer_shapes
 from course_lib.models.zoo import find_encoder, load_encoder, load_token_classifier, load_tokenizer, save_model
-from course_lib.pruning.structure import best_units, drop_layers, encoder_layers, remove_ffn_neurons, remove_heads
+from course_lib.pruning.structure import (
+    best_units,
+    checked_layers,
+    drop_layers,
+    encoder_layers,
+    remove_ffn_neurons,
+    remove_heads,
+)
 from course_lib.report import parameter_count
 
 TAGS = ["O", "B-X", "I-X"]
@@ -368,3 +375,10 @@ def test_torch_pruning_finds_the_same_four_matrices_for_a_head(tiny):
     remove_heads(tiny, [torch.tensor([0, 2, 3])] * 2)
     mine, other = tiny.state_dict(), theirs.state_dict()
     assert mine.keys() == other.keys() and all(torch.equal(mine[k], other[k]) for k in mine)
+
+
+def test_layers_to_keep_are_checked_before_anything_is_done(tiny):
+    assert checked_layers(tiny, (0, 1)) == [0, 1] and checked_layers(tiny, [1]) == [1]
+    for keep in ([], [1, 0], [0, 0], [-1], [2]):
+        with pytest.raises(ValueError, match=r"keep = .*expected ascending layer numbers between 0 and 1, at least one"):
+            checked_layers(tiny, keep)

@@ -13,6 +13,8 @@ from course_lib.models.gates import gates
 from course_lib.models.surgery import encoder_layers, layer_shapes
 from course_lib.pruning.structure import remove_heads
 from course_lib.pruning.tree import (
+    Candidate,
+    Node,
     candidates,
     module_tree,
     prune_tree,
@@ -310,3 +312,15 @@ def test_the_tree_of_another_model_is_refused():
 def test_leaves_without_neurons_are_refused():
     with pytest.raises(ValueError, match="neurons = 0: expected at least 1 neuron in a leaf"):
         module_tree(small_bert(), 0)
+
+
+def test_nodes_and_candidates_say_what_they_are():
+    """A layer has no group; a block is its group with all its units."""
+    layer, block = module_tree(small_bert(), 16)[:2]
+    assert layer == Node("bert.encoder.layer.0", "bert.encoder.layer.0")
+    assert block == Node("bert.encoder.layer.0.heads", layer.name, "bert.encoder.layer.0.heads", (0, 1, 2, 3))
+    model, tree = small_bert(), module_tree(small_bert(), 16)
+    (first, *_) = prune_tree(model, tree, measured_costs(loss), size(model, 0.9))
+    chosen = next(c for c in first.candidates if c.name == first.chosen)
+    assert isinstance(chosen, Candidate) and first.before - first.after == chosen.freed
+    assert chosen.cost / chosen.freed == min(c.cost / c.freed for c in first.candidates)

@@ -19,11 +19,13 @@ from course_lib.pruning.unit_masks import (
     compact,
     dead_units,
     encoder_groups,
+    hidden_parameters,
     mask_by_plan,
     mask_layers,
     mask_units,
     masked_layers,
     masks_of,
+    match_groups,
     unmask,
     visible_parameters,
 )
@@ -401,3 +403,25 @@ def test_a_model_not_built_like_bert_is_refused():
     for call in (encoder_groups, lambda m: mask_layers(m, [0]), visible_parameters):
         with pytest.raises(CourseError, match="Linear: expected a BERT-like encoder"):
             call(nn.Linear(2, 2))
+
+
+def test_what_masks_hide_in_a_layer_is_units_times_their_parameters_and_all_of_a_layer_led_around():
+    """A head: 8 rows of 32 for query, key and value, their biases, 8 columns of 32; a neuron: a row, its bias, a column."""
+    model = small_bert()
+    groups = encoder_groups(model)
+    assert hidden_parameters(model, "bert.encoder.layer.0", groups) == 0
+    neurons = torch.ones(next(g.units for g in groups if g.name.endswith("0.neurons")), dtype=torch.bool)
+    neurons[:3] = False
+    mask_units(model, {HEADS.format(0): bools(1, 0, 1, 1), NEURONS.format(0): neurons})
+    assert hidden_parameters(model, "bert.encoder.layer.0", groups) == 4 * 8 * 32 + 3 * 8 + 3 * (2 * 32 + 1)
+    assert hidden_parameters(model, "bert.encoder.layer.1", groups) == 0
+    mask_layers(model, [0])
+    whole = parameter_count(encoder_layers(model)[1])
+    assert hidden_parameters(model, "bert.encoder.layer.1", groups) == whole
+
+
+def test_a_plan_is_matched_to_groups_in_their_order():
+    groups = encoder_groups(small_bert())
+    assert match_groups(groups, {"*1.heads": 0.5, "*0.heads": 0.25}) == {HEADS.format(0): 0.25, HEADS.format(1): 0.5}
+    with pytest.raises(CourseError, match=r"0\.heads is matched by '\*0\.heads' and by '\*heads'; expected one pattern"):
+        match_groups(groups, {"*0.heads": 0.5, "*heads": 0.5})

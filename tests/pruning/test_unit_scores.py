@@ -15,7 +15,7 @@ from course_lib.models.surgery import encoder_layers, layer_names
 from course_lib.pruning.channels import channel_groups
 from course_lib.pruning.scores import ffn_taylor_scores, taylor_scores, weight_unit_scores
 from course_lib.pruning.unit_masks import encoder_groups, mask_layers, mask_units, unmask
-from course_lib.pruning.unit_scores import group_taylor_scores, group_weight_scores
+from course_lib.pruning.unit_scores import TaylorScores, group_taylor_scores, group_weight_scores
 
 LABELS = torch.randint(0, 3, (3, 20), generator=torch.Generator().manual_seed(2))
 
@@ -217,3 +217,11 @@ def test_a_batchnorm_on_the_way_counts_with_its_scale(affine):
     scale = (net[1].weight.abs() if affine else 1.0) / (net[1].running_var + net[1].eps).sqrt()
     due = scale * net[0].weight.flatten(1).norm(dim=1) * net[3].weight.transpose(0, 1).flatten(1).norm(dim=1)
     torch.testing.assert_close(score, due.detach(), rtol=1e-12, atol=0)
+
+
+def test_scores_come_signed_and_absolute_and_no_sum_exceeds_the_sum_of_sizes():
+    model = small_bert()
+    found = group_taylor_scores(model, (loss_of(model) for _ in range(2)), encoder_groups(model))
+    assert isinstance(found, TaylorScores) and found.signed.keys() == found.absolute.keys()
+    for name, absolute in found.absolute.items():
+        assert (found.signed[name].abs() <= absolute * (1 + 2**-22)).all()  # two sums of two, in fp32

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_lib.quantization.affine import choose_affine, dequantize, quantize
-from course_lib.quantization.awq import awq, awq_scale, on_grid
+from course_lib.quantization.awq import awq, awq_scale, expect_uniform, on_grid
 from course_lib.quantization.scheme import Scheme
 
 GROUPS = Scheme(bits=3, granularity=8)
@@ -88,3 +88,9 @@ def test_bad_input_is_refused():
         awq(w, x, Scheme(bits=4, granularity=5))
     with pytest.raises(ValueError, match=r"exponent = 2"):
         awq_scale(torch.ones(3), 2)
+
+
+def test_codebooks_have_no_uniform_grid():
+    expect_uniform(Scheme(3))
+    with pytest.raises(ValueError, match=r"scheme = .*expected a uniform grid, without a codebook"):
+        expect_uniform(Scheme(3, codebook="kmeans"))

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as arrays
 from course_lib.quantization import exact_kmeans
 from course_lib.quantization.exact_kmeans import optimal_levels, optimal_levels_of_rows
 from course_lib.quantization.sorted_sums import SortedSums
+from course_lib.quantization.stretches import forward, trace
 
 NUMBERS = st.one_of(st.integers(-3, 3).map(float), st.floats(-1000, 1000, width=32))
 
@@ -242,3 +243,14 @@ def test_rows_must_be_a_matrix_with_weights_of_its_shape():
         optimal_levels_of_rows(torch.ones(2, 3), 2, torch.ones(3, 2))
     with pytest.raises(ValueError, match=r"count = 0"):
         optimal_levels_of_rows(torch.ones(2, 3), 0)
+
+
+def test_the_traced_ends_cut_the_values_where_the_least_cost_is():
+    """0, 1, 10, 11 in two stretches: cut in the middle, each stretch ½ from its mean twice over."""
+    values = np.array([0.0, 1.0, 10.0, 11.0])
+    places = np.stack([np.arange(5.0), np.r_[0, values.cumsum()], np.r_[0, (values**2).cumsum()]])
+    every = np.concatenate([np.arange(5.0)[None], places])[:, None]  # (4, one problem, 5 places)
+    points = [every[..., :1], every, every[..., 4:]]
+    costs, choices = forward(points)
+    assert costs[-1].tolist() == [[1.0]]
+    assert trace(points, choices).tolist() == [[0, 2, 4]]

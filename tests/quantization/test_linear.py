@@ -329,3 +329,12 @@ def test_on_minilms_own_activations_every_layer_is_within_the_bound():
         size = F.linear(fake_x.abs().double(), fake_w.abs().double(), linear.bias.detach().abs().double())
         assert ((int8(x) - fake).abs().double() <= linear.in_features * EPS * (1 + 2**-10) * size).all()
         assert torch.equal(int8.integer_sums(codes, None).double(), codes.double() @ int8.codes.double().t())
+
+
+def test_scaled_sums_are_the_integer_sums_times_the_scales_of_the_rows():
+    """One product in fp32: at most two roundings of 2⁻²⁴ each (the sum to fp32, the product)."""
+    made = layer(drawn(), DYNAMIC, tokens(5, 40))
+    codes = torch.randint(-128, 128, (5, 40), dtype=torch.int8, generator=torch.Generator().manual_seed(0))
+    exact = made.integer_sums(codes, None).double() * made.scale.view(-1).double()
+    torch.testing.assert_close(made.scaled_sums(codes, None).double(), exact, rtol=2 * 2**-23, atol=0)
+    assert made.extra_repr() == f"in_features=40, out_features=24, {DYNAMIC}"

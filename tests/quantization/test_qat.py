@@ -346,3 +346,11 @@ def test_inputs_of_nan_are_an_error(config):
     layer = QatLinear(nn.Linear(4, 4), config, (torch.tensor(-1.0), torch.tensor(1.0))).eval()
     with pytest.raises(ValueError, match=r"NaN"):
         layer(torch.full((1, 4), float("nan")))
+
+
+def test_a_moving_range_starts_at_the_first_batch_and_moves_by_its_rate():
+    moving = MovingRange(8, rate=0.25)
+    moving.observe(torch.tensor([-1.0, 2.0]))
+    assert (moving.low.item(), moving.high.item()) == (-1.0, 2.0)
+    moving.observe(torch.tensor([[-5.0], [0.0]]))
+    assert (moving.low.item(), moving.high.item()) == (-2.0, 1.5)

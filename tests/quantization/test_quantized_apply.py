@@ -8,7 +8,7 @@ from torch import nn
 
 from course_lib.errors import CourseError
 from course_lib.models.zoo import find_encoder, load_token_classifier
-from course_lib.quantization.apply import apply
+from course_lib.quantization.apply import apply, empty_module, packed_class, quantized_module, quantized_modules
 from course_lib.quantization.embedding import QuantizedEmbedding
 from course_lib.quantization.linear import Int8Linear
 from course_lib.quantization.packed_linear import CodebookLinear, Int4Linear, PackedLinear
@@ -230,3 +230,31 @@ def test_an_exclusion_that_matches_nothing_is_an_error(tiny):
         apply(tiny, {"*.query": DYNAMIC}, exclude=["*.query", "*.key"])
     with pytest.raises(ValueError, match=r"exclude = .*expected a list of names"):
         apply(tiny, {"*.query": DYNAMIC}, exclude="*.query")
+
+
+def test_layers_are_made_without_touching_the_model(tiny):
+    before = copy.deepcopy(tiny)
+    new, skipped = quantized_modules(tiny, {"*.query": DYNAMIC, "*.key": Scheme(4)}, exclude=["*1.*.query"])
+    assert [type(m) for m in new.values()] == [Int8Linear, Int4Linear, Int4Linear]
+    assert skipped == ["bert.encoder.layer.1.attention.self.query: excluded"]
+    assert unchanged(tiny, before) and torch.equal(logits(tiny), logits(before))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "kind"), [(Scheme(4), Int4Linear), (Scheme(3), PackedLinear), (Scheme(4, codebook="nf4"), CodebookLinear)]
+)
+def test_the_class_of_packed_weights_follows_from_the_scheme_and_an_empty_layer_is_filled_by_a_state(scheme, kind):
+    linear = nn.Linear(8, 4)
+    assert packed_class(scheme) is kind
+    full, empty = quantized_module("a", linear, scheme), empty_module(linear, scheme)
+    assert type(full) is type(empty) is kind
+    empty.load_state_dict(full.state_dict())
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(empty(x), full(x))
+
+
+def test_a_layer_that_cannot_be_made_is_named():
+    with pytest.raises(CourseError, match=r"^here: .*Nothing was changed"):
+        quantized_module("here", nn.Linear(8, 4), Scheme(4, 3))
+    with pytest.raises(ValueError, match="module = 'ReLU': expected a linear layer or an embedding"):
+        empty_module(nn.ReLU(), Scheme(4))

@@ -21,7 +21,7 @@ from course_lib.quantization.packing import packed_bytes
 from course_lib.quantization.qat import Qat, prepare_qat
 from course_lib.quantization.scheme import Scheme, linear_bytes, weight_bytes
 from course_lib.quantization.smooth import InputScaledLinear, scaled_columns
-from course_lib.quantization.storage import load_quantized, save_quantized, to_stored
+from course_lib.quantization.storage import Stored, load_quantized, save_quantized, to_stored
 
 TAGS = ["O", "B-X", "I-X"]
 DYNAMIC = Scheme(activation="dynamic")
@@ -324,3 +324,7 @@ def test_a_failed_save_leaves_the_older_folder_as_it_was(tiny, tokenizer, tmp_pa
         save_quantized(tiny, tokenizer, tmp_path / "m")
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
     assert (tmp_path / "m" / "model.safetensors").read_bytes() == before
+
+
+def test_the_payload_is_the_bytes_of_all_tensors():
+    assert Stored({"a": torch.zeros(3), "b": torch.zeros(5, dtype=torch.uint8)}, {}).payload == 3 * 4 + 5

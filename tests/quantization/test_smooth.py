@@ -15,6 +15,7 @@ from course_lib.quantization.smooth import (
     Smooth,
     apply_smooth,
     fold_into_layer_norm,
+    layers_to_scale,
     scaled_columns,
     smooth_scale,
 )
@@ -179,3 +180,10 @@ def test_bad_input_is_refused_before_anything_changes(model):
         scaled_columns(w, torch.ones(3))
     with pytest.raises(ValueError, match=r"input_scale = .*finite numbers above 0"):
         InputScaledLinear(nn.Linear(2, 2), torch.tensor([1.0, 0.0]))
+
+
+def test_layers_to_scale_are_the_plans_linear_layers(model):
+    matches = layers_to_scale(model, {"*.query": Smooth()}, Smooth)
+    assert list(matches.found) == [f"bert.encoder.layer.{i}.attention.self.query" for i in range(2)]
+    with pytest.raises(ValueError, match="Smooth"):
+        layers_to_scale(model, {"*.query": 0.5}, Smooth)

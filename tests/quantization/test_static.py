@@ -13,7 +13,7 @@ from course_lib.quantization.apply import apply
 from course_lib.quantization.linear import Int8Linear
 from course_lib.quantization.observers import MinMax, Mse
 from course_lib.quantization.scheme import Scheme
-from course_lib.quantization.static import Sensitivity, find_exclusions, input_ranges, sensitivity_scan, swapped
+from course_lib.quantization.static import InputRange, Sensitivity, find_exclusions, input_ranges, sensitivity_scan, swapped
 
 STATIC = Scheme(activation="static")
 PLAN = {"*.dense": STATIC, "*.query": STATIC, "*.key": STATIC, "*.value": STATIC}
@@ -201,3 +201,10 @@ def test_a_scan_of_other_layers_or_a_negative_budget_is_refused(tiny):
         find_exclusions(tiny, PLAN, metric, [Sensitivity("bert.pooler", 0.0, 0.0)], 0.1, ranges)
     with pytest.raises(ValueError, match=r"budget = -0.1"):
         find_exclusions(tiny, PLAN, metric, [], -0.1, ranges)
+
+
+def test_an_input_range_is_its_observers():
+    found = InputRange(2, MinMax())
+    found.add(torch.tensor([[1.0, -2.0], [0.0, 5.0]]))
+    found.add(torch.tensor([[3.0, -4.0]]))
+    assert found.rows == 3 and tuple(map(float, found.observer.range())) == (-4.0, 5.0)

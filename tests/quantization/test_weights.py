@@ -16,7 +16,7 @@ from course_lib.quantization.nf4 import dequantize_nf4, quantize_nf4
 from course_lib.quantization.packed_linear import CodebookLinear, Int4Linear, PackedLinear
 from course_lib.quantization.scheme import Scheme, weight_bytes
 from course_lib.quantization.vector import dequantize_vectors, quantize_vectors
-from course_lib.quantization.weights import IntegerWeight
+from course_lib.quantization.weights import IntegerWeight, PackedWeight, of_rows
 
 integer_schemes = st.builds(
     Scheme, bits=st.integers(2, 8), granularity=st.sampled_from(["tensor", "channel", 1, 2, 8]), symmetric=st.booleans()
@@ -253,3 +253,27 @@ def test_integer_activations_are_not_for_these_modules():
         PackedLinear(8, 8, Scheme(activation="dynamic"))
     with pytest.raises(ValueError, match=r"an embedding reads ids"):
         QuantizedEmbedding(8, 8, Scheme(activation="dynamic"))
+
+
+def test_layers_take_weights_whose_codes_somebody_else_chose():
+    weight, bias = IntegerWeight.from_float(matrix(6, 16), Scheme(4)), torch.arange(6.0)
+    by_rows = IntegerWeight.from_float(matrix(6, 16), Scheme(4), by_rows=True)
+    layer, table = PackedLinear.from_weight(weight, bias), QuantizedEmbedding.from_weight(by_rows)
+    assert layer.weight is weight and torch.equal(layer.bias, bias) and table.weight is by_rows
+    assert torch.equal(table(torch.tensor([4, 0])), weight.dequantize()[[4, 0]])
+    assert layer.extra_repr() == f"in_features=16, out_features=6, {Scheme(4)}" and table.extra_repr() == f"6, 16, {Scheme(4)}"
+
+
+def test_codes_that_are_stored_are_read_back_whole_and_by_rows():
+    codes = torch.randint(0, 8, (5, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    packed = PackedWeight((5, 16), Scheme(3, symmetric=False), by_rows=True)
+    packed.store(codes)
+    assert torch.equal(packed.codes() & 7, codes & 7)
+    assert torch.equal(packed.codes(torch.tensor([3, 1])), packed.codes()[[3, 1]])
+
+
+def test_values_of_rows_are_picked_unless_one_block_has_all_rows():
+    values = torch.arange(6.0).view(3, 2)
+    assert torch.equal(of_rows(values, torch.tensor([2, 0])), values[[2, 0]])
+    assert of_rows(values, None) is values
+    assert torch.equal(of_rows(values[:1], torch.tensor([2, 0])), values[:1])
