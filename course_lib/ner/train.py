@@ -16,6 +16,7 @@ from course_lib.errors import expect
 from course_lib.ner.checkpoint import Checkpoints, weights_sha256
 
 Objective = Callable[[torch.Tensor, torch.Tensor, list[int]], torch.Tensor]
+MakeOptimizer = Callable[[torch.nn.Module, "Settings"], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def train(
     objective: Objective = hard_labels,
     progress: Callable[[dict], None] | None = None,
     checkpoint_every: float = 60.0,
+    own_optimizer: tuple[str, MakeOptimizer] | None = None,
 ) -> list[dict]:
     """Train in place and leave the best epoch's weights in ``model``.
 
@@ -109,17 +111,26 @@ def train(
         objective: ``(logits, labels, window indices) -> loss``.
         progress: called after each step with ``epoch, step, steps, loss`` (and ``f1`` after an epoch).
         checkpoint_every: seconds between checkpoints inside an epoch; each epoch ends with one.
+        own_optimizer: a label and what makes the optimizer instead of :func:`make_optimizer`, with groups and step hooks of its
+            own, such as those of :meth:`course_lib.pruning.masks.Masks.keep` and :mod:`course_lib.pruning.proximal`. It is called
+            once, before anything is restored, and the optimizer and its hooks end with the run. Its learning rates are those
+            of the settings. The label goes into the checkpoints' key: another λ or other masks need another one.
     Returns:
         The history: per epoch ``epoch, loss, validation_f1, seconds``.
+    Raises:
+        ValueError: no windows, or an optimizer of one's own without a label.
     """
     expect(len(windows) > 0, "windows", len(windows), "at least one training window")
+    label, make = own_optimizer or ("", make_optimizer)
+    expect(bool(label) == bool(own_optimizer), "own_optimizer", label, "a label that tells its checkpoints from others")
     per_epoch = math.ceil(len(windows) / settings.batch_size)
     steps = per_epoch * settings.epochs
     words = model.get_input_embeddings().weight
     learnt = words.requires_grad  # a caller may have frozen them already
     words.requires_grad_(learnt and not settings.freeze_embeddings)
-    optimizer = make_optimizer(model, settings)
-    made_of = digest(asdict(settings), [w.ids for w in windows], labels, weights_sha256(model))
+    optimizer = make(model, settings)
+    own = [label] if label else []  # the keys of runs without stay what they were
+    made_of = digest(asdict(settings), [w.ids for w in windows], labels, weights_sha256(model), *own)
     checkpoints = Checkpoints(folder, made_of)
     if not checkpoints.resume(model, optimizer):
         torch.manual_seed(settings.seed)

@@ -57,13 +57,14 @@ def watch(cut: Cut, folder: str) -> None:
     sys.addaudithook(hook)
 
 
-def work(encoder: Path, folder: Path, out: Path, settings: Settings, cut: Cut | None) -> None:
+def work(encoder: Path, folder: Path, out: Path, settings: Settings, cut: Cut | None, masked: bool) -> None:
     """One run: train on a small fixed corpus and write weights, history and the first step taken."""
     import torch
 
     from course_lib.data.align import make_windows, window_labels
     from course_lib.models.zoo import load_token_classifier, load_tokenizer
-    from course_lib.ner.train import train
+    from course_lib.ner.train import make_optimizer, train
+    from course_lib.pruning.masks import Masks, mask_by_sparsity
 
     torch.set_num_threads(1)
     rng = random.Random(0)
@@ -72,6 +73,13 @@ def work(encoder: Path, folder: Path, out: Path, settings: Settings, cut: Cut | 
     labels = [window_labels(w, [TAGS[len(word) % 2] for word in sentences[w.sentence]], {"O": 0, "B-PER": 1}) for w in windows]
     model = load_token_classifier(encoder, TAGS, seed=0)
     steps = []
+
+    def sparse(model, settings):
+        name = "bert.encoder.layer.0.output.dense.weight"
+        optimizer, weight = make_optimizer(model, settings), model.get_parameter(name).detach()
+        Masks({name: mask_by_sparsity(weight.abs(), 0.5)}).keep(model, optimizer)
+        return optimizer
+
     if cut:
         watch(cut, str(folder))
     history = train(
@@ -84,6 +92,7 @@ def work(encoder: Path, folder: Path, out: Path, settings: Settings, cut: Cut | 
         folder=folder,
         progress=lambda event: steps.append(event["step"]),
         checkpoint_every=0.0,
+        own_optimizer=("half of a matrix", sparse) if masked else None,
     )
     save_file(model.state_dict(), out.with_suffix(".safetensors"))
     out.write_text(json.dumps({"history": history, "first": min(steps, default=0)}))
@@ -96,8 +105,8 @@ def start():
     context.set_forkserver_preload(["pytest", "course_lib.ner.train", "transformers.models.bert.modeling_bert"])
     started = []
 
-    def start(folder: Path, out: Path, settings: Settings = SETTINGS, cut: Cut | None = None):
-        process = context.Process(target=work, args=(find_encoder("tiny"), folder, out, settings, cut))
+    def start(folder: Path, out: Path, settings: Settings = SETTINGS, cut: Cut | None = None, masked: bool = False):
+        process = context.Process(target=work, args=(find_encoder("tiny"), folder, out, settings, cut, masked))
         process.start()
         started.append(process)
         return process
@@ -204,3 +213,16 @@ def test_checkpoints_of_other_settings_are_not_used(start, undisturbed, tmp_path
     finish(start(folder, out))
     assert outcome(out) == undisturbed
     assert names(folder, ".*") == [] and names(folder, "step-*") == [f"step-{STEPS:07d}-0003"]
+
+
+def test_a_masked_model_that_was_killed_stays_sparse_and_ends_with_the_same_bits(start, tmp_path):
+    whole, out = tmp_path / "whole.json", tmp_path / "out.json"
+    finish(start(tmp_path / "a", whole, masked=True))
+    process = start(tmp_path / "b", out, cut=Cut("os.rename", ".step-0000008-0001"), masked=True)
+    wait_for(lambda: names(tmp_path / "b", "step-0000007-0001") and names(tmp_path / "b", ".step-0000008-0001.*"), process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(WAIT)
+    finish(start(tmp_path / "b", out, masked=True))
+    assert outcome(out)[:2] == outcome(whole)[:2] and outcome(out)[2] == 8
+    weight = load_file(out.with_suffix(".safetensors"))["bert.encoder.layer.0.output.dense.weight"]
+    assert int((weight == 0).sum()) == weight.numel() // 2

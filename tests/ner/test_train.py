@@ -15,14 +15,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from course_lib.artifacts import digest
 from course_lib.data.align import IGNORED, collate, make_windows, pad, pad_id, window_labels
 from course_lib.deploy.engines import TorchEngine
 from course_lib.errors import CourseError
 from course_lib.models.zoo import find_encoder, load_token_classifier, load_tokenizer
-from course_lib.ner.checkpoint import Checkpoints
+from course_lib.ner.checkpoint import Checkpoints, weights_sha256
 from course_lib.ner.evaluate import entity_f1
 from course_lib.ner.predict import predict_tags
 from course_lib.ner.train import Settings, hard_labels, learning_rate, make_optimizer, train
+from course_lib.pruning.masks import Masks, mask_by_sparsity, sparsity
+from course_lib.pruning.proximal import proximal_groups, proximal_steps
 
 TAGS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 FAST = Settings(epochs=2, batch_size=4, learning_rate=3e-3, seed=1)
@@ -472,8 +475,6 @@ def test_checkpoints_of_other_initial_weights_are_not_used(small, tmp_path):
 
 
 def test_weights_sha256_sees_names_shapes_and_values():
-    from course_lib.ner.checkpoint import weights_sha256
-
     def module(**tensors):
         holder = torch.nn.Module()
         for name, tensor in tensors.items():
@@ -490,3 +491,115 @@ def test_weights_sha256_sees_names_shapes_and_values():
     ]
     digests = {weights_sha256(m) for m in (a, same, *others)}
     assert len(digests) == 5 and weights_sha256(a) == weights_sha256(same)
+
+
+# An optimizer of the caller's own
+
+
+def masked(model) -> Masks:
+    """Half of every matrix inside the layers, drawn."""
+    generator = torch.Generator().manual_seed(3)
+    named = {n: p for n, p in model.named_parameters() if "encoder" in n and p.dim() == 2}
+    return Masks({n: mask_by_sparsity(torch.rand(p.shape, generator=generator), 0.5) for n, p in named.items()})
+
+
+def with_masks(model, settings: Settings) -> torch.optim.Optimizer:
+    optimizer = make_optimizer(model, settings)
+    masked(model).keep(model, optimizer)
+    return optimizer
+
+
+def with_l1(lam: float):
+    """AdamW without weight decay, a λ for all linear layers inside the encoder's."""
+
+    def make(model, settings: Settings) -> torch.optim.Optimizer:
+        optimizer = torch.optim.AdamW(proximal_groups(model, {"*.dense": lam}), lr=settings.learning_rate, weight_decay=0.0)
+        proximal_steps(optimizer)
+        return optimizer
+
+    return make
+
+
+def key_of(folder: Path) -> str:
+    (state,) = folder.glob("step-*/state.json")
+    return json.loads(state.read_text())["made_of"]
+
+
+OWN = {"masks": ("masks 0.5", with_masks), "l1": ("l1 1e-4", with_l1(1e-4))}
+
+
+@pytest.mark.parametrize("own", OWN)
+def test_with_masks_or_l1_too_an_interrupted_run_goes_on_to_the_same_bit(small, tmp_path, own):
+    options = {"validate": best_of_two, "checkpoint_every": 0.0, "own_optimizer": OWN[own]}
+    undisturbed = run(tmp_path / "whole", small, **options)
+    for step in range(1, 7):
+        folder = tmp_path / f"cut-{step}"
+        with pytest.raises(Interrupted):
+            run(folder, small, progress=interrupt_at(step), **options)
+        events = []
+        resumed = run(folder, small, progress=events.append, **options)
+        assert events[0]["step"] == step, "the steps before are not done again"
+        assert equal(resumed[0], undisturbed[0]) and resumed[1] == undisturbed[1]
+
+
+def test_masked_weights_stay_zero_at_every_step_and_others_learn(small, tmp_path):
+    """Checked when validation and the objective see the model; weight decay and momentum would move them."""
+    model, zeros = new_model(), masked(new_model())
+
+    def zero_at_masks() -> bool:
+        named = dict(model.named_parameters())
+        return all(torch.equal(named[n][~mask], torch.zeros(int((~mask).sum()))) for n, mask in zeros.items())
+
+    seen = []
+
+    def objective(logits, labels, indices):
+        seen.append(zero_at_masks())
+        return hard_labels(logits, labels, indices)
+
+    def validate(model) -> float:
+        seen.append(zero_at_masks())
+        return 0.5
+
+    train(model, *small, 0, validate, FAST, tmp_path / "a", objective, own_optimizer=("masks", with_masks))
+    assert seen == [True] * 8 and zero_at_masks()
+    weight, mask = dict(model.named_parameters())[next(iter(zeros))], zeros[next(iter(zeros))]
+    start = new_model().state_dict()[next(iter(zeros))]
+    assert (weight[mask] != start[mask]).any()
+
+
+def test_without_the_hook_a_sparse_start_grows_back(small, tmp_path):
+    model, zeros = new_model(), masked(new_model())
+    zeros.apply(model)
+    train(model, *small, 0, lambda model: 0.5, FAST, tmp_path)
+    name, mask = next(iter(zeros.items()))
+    assert dict(model.named_parameters())[name][~mask].any()
+
+
+def test_l1_makes_exact_zeros_and_lambda_zero_none(small, tmp_path):
+    def zeros(lam: float) -> float:
+        trained, _ = run(tmp_path / str(lam), small, own_optimizer=(f"l1 {lam}", with_l1(lam)))
+        return sparsity(trained["bert.encoder.layer.0.intermediate.dense.weight"])
+
+    none, some, many = zeros(0.0), zeros(1e-4), zeros(1e-2)
+    assert 0 == none < some < many
+
+
+def test_an_own_optimizer_that_is_the_usual_one_changes_no_bit_and_the_label_is_in_the_key(small, tmp_path):
+    usual = run(tmp_path / "usual", small)
+    own = run(tmp_path / "own", small, own_optimizer=("mine", make_optimizer))
+    other = run(tmp_path / "other", small, own_optimizer=("other", make_optimizer))
+    assert equal(usual[0], own[0]) and usual[1] == own[1] == other[1]
+    assert len({key_of(tmp_path / name) for name in ("usual", "own", "other")}) == 3
+
+
+def test_without_an_own_optimizer_the_key_is_that_of_data_settings_and_weights_alone(small, tmp_path):
+    windows, labels = small
+    run(tmp_path, small)
+    parts = dataclasses.asdict(FAST), [w.ids for w in windows], labels, weights_sha256(new_model())
+    assert key_of(tmp_path) == digest(*parts)
+
+
+def test_an_own_optimizer_without_a_label_is_refused(small, tmp_path):
+    with pytest.raises(ValueError, match="own_optimizer = '': expected a label"):
+        run(tmp_path, small, own_optimizer=("", make_optimizer))
+    assert list(tmp_path.iterdir()) == []

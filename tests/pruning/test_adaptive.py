@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from small_bert import logits, small_bert
 from torch import nn
 
+from course_lib.errors import CourseError
 from course_lib.measure.size import effective_parameters
-from course_lib.pruning.adaptive import prune_within
+from course_lib.pruning.adaptive import Adapted, Trial, prune_within
 from course_lib.pruning.unit_masks import compact, mask_by_plan, unmask, visible_parameters
 from course_lib.report import parameter_count
 
@@ -156,3 +158,92 @@ def test_a_metric_that_is_no_number_is_refused(values):
     numbers = iter(values)
     with pytest.raises(ValueError, match=r"metric = (nan|inf): expected a finite number"):
         prune_within(Labelled(), label, lambda m: next(numbers), 0.1)
+
+
+# A log, and going on from it
+
+
+def zeroed(candidate: nn.Module, sparsities: dict[str, float]) -> None:
+    """Magnitude pruning of each layer by its name, and a step that stands for recovery: it adds up from trial to trial."""
+    with torch.no_grad():
+        for name, share in sparsities.items():
+            weight = candidate.get_submodule(name).weight
+            weight.mul_(1.01)
+            weight.view(-1)[weight.abs().view(-1).argsort()[: round(share * weight.numel())]] = 0.0
+
+
+class Measured:
+    """Agreement with the dense model's outputs, and how often it was asked for."""
+
+    def __init__(self) -> None:
+        self.model, self.x = layers(), torch.randn(20, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        self.calls = 0
+
+    def __call__(self, candidate: nn.Module) -> float:
+        self.calls += 1
+        with torch.inference_mode():
+            return -float((candidate(self.x) - self.model(self.x)).abs().mean())
+
+
+def layers(seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3)).double()
+
+
+def search(log, progress=None, model=None, **options) -> tuple[Adapted, int]:
+    metric = Measured()
+    options = {"budget": 0.2, "knobs": ("0", "1"), **options}
+    return prune_within(model or layers(), zeroed, metric, log=log, progress=progress, **options), metric.calls
+
+
+def same(a: Adapted, b: Adapted) -> bool:
+    states = a.model.state_dict(), b.model.state_dict()
+    return (a.trial, a.log) == (b.trial, b.log) and all(torch.equal(states[0][n], states[1][n]) for n in states[0])
+
+
+def test_a_search_that_was_stopped_anywhere_goes_on_to_the_same_end_and_measures_nothing_twice(tmp_path):
+    whole, calls = search(tmp_path / "whole.json")
+    count = len(whole.log)
+    assert calls == count > 6 and {t.within for t in whole.log} == {True, False} and whole.trial > 0
+    for last in range(count):
+        path, seen = tmp_path / f"{last}.json", []
+
+        def stop(trial: Trial, last=last) -> None:
+            if trial.number == last:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            search(path, stop)
+        resumed, calls = search(path, seen.append)
+        assert same(resumed, whole)
+        assert calls == count - last - 1 and seen == whole.log[last + 1 :]
+        assert path.read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+def test_a_log_changes_nothing_and_holds_every_trial(tmp_path):
+    with_log, _ = search(tmp_path / "log.json")
+    assert same(with_log, search(None)[0])
+    stored = json.loads((tmp_path / "log.json").read_text())["trials"]
+    assert [Trial(**trial) for trial in stored] == with_log.log
+
+
+def test_a_finished_search_is_not_measured_again(tmp_path):
+    first, _ = search(tmp_path / "log.json")
+    again, calls = search(tmp_path / "log.json", pytest.fail)
+    assert same(again, first) and calls == 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"budget": 0.1}, {"knobs": ("1", "0")}, {"step": 0.3}, {"finest": 0.02}, {"highest": 0.9}, {"model": layers(seed=1)}],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_log_of_another_model_or_other_settings_is_refused_and_kept(tmp_path, other):
+    search(tmp_path / "log.json")
+    before = (tmp_path / "log.json").read_bytes()
+    with pytest.raises(
+        CourseError, match=r"log\.json: its decisions are of another model or other settings\. Give another file"
+    ):
+        search(tmp_path / "log.json", **other)
+    assert (tmp_path / "log.json").read_bytes() == before
