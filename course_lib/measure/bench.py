@@ -108,5 +108,14 @@ def main(path: Path = Path("artifacts/bench.json"), repeats: int = REPEATS, size
     return figures
 
 
+def markdown(figures: dict) -> str:
+    """The rows of ``artifacts/bench.json`` as a table."""
+    lines = ["| pair | ours, ms | theirs, ms | theirs / ours | our peak, MiB | tensor, MiB |", "|---|---|---|---|---|---|"]
+    for r in figures["rows"]:
+        peak, tensor = (f"{r[key]:.1f}" if r[key] is not None else "–" for key in ("ours_peak_mib", "tensor_mib"))
+        lines.append(f"| {r['name']} | {r['ours_ms']:.2f} | {r['theirs_ms']:.2f} | {r['ratio']:.2f} | {peak} | {tensor} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     main()

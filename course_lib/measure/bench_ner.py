@@ -51,5 +51,6 @@ def pairs() -> list[tuple[str, Callable[[], object], Callable[[], object]]]:
 
 
 def same(ours: float, theirs: float, tolerance: float) -> None:
+    """Refuse to time two functions whose results differ by more than ``tolerance``."""
     if abs(ours - theirs) > tolerance:
         raise AssertionError(f"ours {ours} and theirs {theirs} differ by more than {tolerance}: timing them would mean nothing")

@@ -8,6 +8,7 @@ import torch
 from course_lib.errors import CourseError
 from course_lib.pruning.masks import global_masks
 from course_lib.pruning.storage import encode_csr
+from course_lib.pruning.wanda import wanda_mask
 from course_lib.quantization.exact_kmeans import optimal_levels
 from course_lib.quantization.packing import pack, unpack
 
@@ -118,4 +119,20 @@ def packing(sizes: Sizes) -> Pair:
     return Pair(f"4-bit pack and unpack, {tuple(codes.shape)} (plain torch)", ours, theirs, codes.numel())
 
 
-ALL = (global_pruning, kmeans, csr, packing)
+def wanda(sizes: Sizes) -> Pair:
+    """Half of each row by ``|W|·‖X‖``, against a loop over rows; in equal scores the first stay on both sides."""
+    w, norms = torch.randn(sizes.width, 4 * sizes.width), torch.rand(4 * sizes.width)
+
+    def theirs(_) -> torch.Tensor:
+        mask = torch.zeros(w.shape, dtype=torch.bool)
+        for kept, row in zip(mask, w, strict=True):
+            order = (row.abs() * norms).sort(descending=True, stable=True).indices
+            kept[order[: len(row) - round(0.5 * len(row))]] = True
+        return mask
+
+    ours = lambda: wanda_mask(w, norms, 0.5)  # noqa: E731
+    agree(torch.equal(ours(), theirs(None)), "Wanda")
+    return Pair(f"Wanda mask, {tuple(w.shape)} (loop over rows)", ours, theirs, 4 * w.numel())
+
+
+ALL = (global_pruning, kmeans, csr, packing, wanda)

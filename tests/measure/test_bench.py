@@ -61,3 +61,8 @@ def test_the_peak_counts_what_torch_allocates():
 
     peak = bench.peak_mib(lambda: torch.ones(64 * 2**18).sum())
     assert peak is None or peak >= 60  # 64 MiB of new pages, each touched; a few may have been resident before
+
+
+def test_the_markdown_table_has_a_line_for_each_row_and_a_dash_for_what_was_not_measured():
+    row = {"name": "a", "ours_ms": 2.0, "theirs_ms": 3.0, "ratio": 1.5, "ours_peak_mib": None, "tensor_mib": 4.0}
+    assert bench.markdown({"rows": [row]}).splitlines()[2:] == ["| a | 2.00 | 3.00 | 1.50 | – | 4.0 |"]
