@@ -4,6 +4,8 @@ Each pair does the same work on the same data and is checked to give the same re
 take turns; medians count. Writes ``artifacts/bench.json``.
 """
 
+import ctypes
+import gc
 import multiprocessing
 import statistics
 import time
@@ -42,12 +44,14 @@ def median_ms(pair: Pair, repeats: int = REPEATS) -> tuple[float, float]:
 def peak_mib(run: Callable[[], object]) -> float | None:
     """By how much the process's resident memory peaks above its start in the call: Python, numpy and torch alike.
 
-    Linux only, in a process of its own; None where the kernel cannot reset its high-water mark. Memory that was
-    freed but not handed back before the call is used again unseen.
+    Linux with glibc only, in a process of its own; None where memory cannot be trimmed or the mark not reset. Memory
+    freed earlier is handed back first: used again, it would go unseen.
     """
+    gc.collect()
     try:
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to what is resident now
-    except OSError:
+    except (OSError, AttributeError):
         return None
     before = _status("VmRSS")
     run()
