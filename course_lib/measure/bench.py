@@ -17,10 +17,11 @@ from pathlib import Path
 from course_lib.artifacts import write_json
 from course_lib.console import bar
 from course_lib.machine import machine, processors
-from course_lib.measure import bench_ner, bench_tensors
+from course_lib.measure import bench_ner, bench_quantization, bench_tensors
 from course_lib.measure.bench_tensors import Pair, Sizes
 
 REPEATS = 7
+ALL = (*bench_tensors.ALL, *bench_quantization.ALL)
 LONG = 10.0  # seconds: a pair whose warm-up takes longer is run at most 3 times
 
 
@@ -83,11 +84,11 @@ def ner_rows(sizes: Sizes, repeats: int = REPEATS) -> list[dict]:
 
 
 def tensor_rows(number: int, sizes: Sizes, repeats: int = REPEATS) -> list[dict]:
-    """The row of one pair of :data:`bench_tensors.ALL`."""
+    """The row of one pair of :data:`ALL`."""
     import torch
 
     torch.manual_seed(0)
-    return [row(bench_tensors.ALL[number](sizes), repeats)]
+    return [row(ALL[number](sizes), repeats)]
 
 
 def main(path: Path = Path("artifacts/bench.json"), repeats: int = REPEATS, sizes: Sizes | None = None) -> dict:
@@ -95,20 +96,15 @@ def main(path: Path = Path("artifacts/bench.json"), repeats: int = REPEATS, size
     sizes, rows = sizes or Sizes(), []
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1)
-    with pool, bar("timing", 1 + len(bench_tensors.ALL)) as advance:
+    with pool, bar("timing", 1 + len(ALL)) as advance:
         rows += pool.submit(ner_rows, sizes, repeats).result()
         advance()
-        for number in range(len(bench_tensors.ALL)):
+        for number in range(len(ALL)):
             rows += pool.submit(tensor_rows, number, sizes, repeats).result()
             advance()
-    print(f"{'':64} {'ours ms':>9} {'theirs ms':>9} {'ratio':>7} {'peak MiB':>9} {'tensor':>8}")
-    for r in rows:
-        peak = "–" if r["ours_peak_mib"] is None else r["ours_peak_mib"]
-        print(
-            f"{r['name']:64} {r['ours_ms']:9.2f} {r['theirs_ms']:9.2f} {r['ratio']:7.2f} {peak:>9} {r['tensor_mib'] or '–':>8}"
-        )
     figures = {"machine": machine(processors()), "rows": rows}
     write_json(path, figures)
+    print(markdown(figures))
     return figures
 
 

@@ -15,11 +15,12 @@ from course_lib.quantization.packing import pack, unpack
 
 @dataclass(frozen=True)
 class Sizes:
-    """The shapes worked on: ``layers`` Transformer layers of ``width`` and a word embedding of ``vocabulary`` rows."""
+    """The shapes worked on: ``layers`` Transformer layers of ``width``, a word embedding of ``vocabulary`` rows, ``tokens`` in a batch."""
 
     width: int = 768
     vocabulary: int = 30522
     layers: int = 12
+    tokens: int = 2048
 
 
 @dataclass(frozen=True)

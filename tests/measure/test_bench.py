@@ -1,6 +1,7 @@
 """``make bench``: pairs agree before they are timed, and the figures have the form others read."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,23 +9,27 @@ from course_lib.errors import CourseError
 from course_lib.measure import bench, bench_ner, bench_tensors
 from course_lib.measure.bench_tensors import Pair, Sizes
 
-TINY = Sizes(width=8, vocabulary=50, layers=1)
+TINY = Sizes(width=16, vocabulary=50, layers=1, tokens=64)
 
 
 @pytest.mark.oracles
-def test_all_pairs_are_timed_and_written(tmp_path, capsys):
+def test_all_pairs_are_timed_and_written(tmp_path, capsys, monkeypatch):
+    """Each in a process of its own; that every pair agrees is the next test."""
     pytest.importorskip("kmeans1d")
+    monkeypatch.setattr(bench, "ALL", bench.ALL[:2])
     figures = bench.main(tmp_path / "bench.json", repeats=1, sizes=TINY)
     assert json.loads((tmp_path / "bench.json").read_text()) == figures
     printed = capsys.readouterr().out
-    assert len(figures["rows"]) == 3 + len(bench_tensors.ALL)
+    assert len(figures["rows"]) == 3 + len(bench.ALL)
     for row in figures["rows"]:
         assert set(row) == {"name", "ours_ms", "theirs_ms", "ratio", "ours_peak_mib", "tensor_mib"}
         assert row["ours_ms"] > 0 and row["name"] in printed
+        # each of the three numbers is rounded to 3 digits by itself
+        assert row["ratio"] == pytest.approx(row["theirs_ms"] / row["ours_ms"], abs=0.01, rel=0.02)
 
 
 @pytest.mark.oracles
-@pytest.mark.parametrize("make", bench_tensors.ALL, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", bench.ALL, ids=lambda make: make.__name__)
 def test_a_pair_on_tiny_tensors_agrees(make):
     pytest.importorskip("kmeans1d")
     row = bench.row(make(TINY), repeats=1)
@@ -60,7 +65,8 @@ def test_the_peak_counts_what_torch_allocates():
     import torch
 
     peak = bench.peak_mib(lambda: torch.ones(64 * 2**18).sum())
-    assert peak is None or peak >= 60  # 64 MiB of new pages, each touched; a few may have been resident before
+    assert (peak is None) == (not Path("/proc/self/clear_refs").exists())
+    assert peak is None or 60 <= peak <= 80  # 64 MiB of new pages, each touched; a few may have been resident before
 
 
 def test_the_markdown_table_has_a_line_for_each_row_and_a_dash_for_what_was_not_measured():
