@@ -40,7 +40,7 @@ def collect(
     Args:
         model: called as ``model(**batch)``, without dropout.
         modules: linear layers of it by name.
-        batches: the calibration set, see :func:`course_lib.calibration.calibration_batches`.
+        batches: the calibration set, tensors (B, L), see :func:`course_lib.calibration.calibration_batches`.
         gather: makes the empty statistic for a number of features, such as the class ``Hessian``.
     Returns:
         A statistic per name. All are in memory at once: those of O(D²) are better taken by :func:`layer_by_layer`.
@@ -68,7 +68,7 @@ def layer_by_layer(
     Args:
         model: a BERT-like model, called as ``model(**batch)``, without dropout.
         modules: the linear layers to visit, by name.
-        batches: the calibration set, see :func:`course_lib.calibration.calibration_batches`.
+        batches: the calibration set, tensors (B, L), see :func:`course_lib.calibration.calibration_batches`.
         gather: makes the empty statistic for a number of features, such as the class ``Hessian``.
         solve: called with a name and its statistic; changes the module, or puts another in its place.
     Raises:

@@ -16,7 +16,7 @@ PART = r"(?!(?:19|20)\d\d\b)(?:\w[\w\-]*|…)(?: ?[·*/+−] ?\w+| kept)*"  # a 
 SHAPE = re.compile(
     rf"\({PART},(?: {PART}(?:, {PART})*)?\)|\b(?:any|same|its|their) shapes?\b|\bscalar|\bshapes? (?:of|as)\b|s?'s? shape\b|\blike ``"
 )
-TENSOR = re.compile(r"\bTensor\b|\bMasks\b")
+TENSOR = re.compile(r"\b(?:Tensor|Masks|Range|Ends|Batch|Choose|Prepacked)\b")  # and the library's names for tensors
 SOURCE = re.compile(r"\b\d{4}\.\d{4,5}\b|\b(?:19|20)\d\d\b|Source:")
 
 

@@ -111,6 +111,8 @@ def test_a_missing_docstring_is_found_in_functions_classes_methods_and_propertie
         "*, x: 'torch.Tensor'",
         "x: Iterable[Tensor]",
         "**x: dict[str, torch.Tensor]",
+        "x: Mapping[str, Range] | None = None",
+        "x: Iterable[Batch]",
     ],
 )
 def test_a_tensor_without_a_shape_is_found_in_every_kind_of_parameter(signature):

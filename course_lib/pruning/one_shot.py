@@ -55,7 +55,7 @@ def apply_wanda(model: nn.Module, plan: Mapping[str, Wanda], batches: Iterable[B
     Args:
         model: a BERT-like model, changed in place; its matrices keep their size.
         plan: module name or pattern → :class:`Wanda`.
-        batches: the calibration set, see :func:`course_lib.calibration.calibration_batches`.
+        batches: the calibration set, tensors (B, L), see :func:`course_lib.calibration.calibration_batches`.
     Returns:
         The masks, each of its weight's shape, to train on with or to store by, and what was changed.
     Raises:
@@ -84,7 +84,7 @@ def apply_sparsegpt(model: nn.Module, plan: Mapping[str, SparseGpt], batches: It
     Args:
         model: a BERT-like model, changed in place; its matrices keep their size.
         plan: module name or pattern → :class:`SparseGpt`.
-        batches: the calibration set, see :func:`course_lib.calibration.calibration_batches`.
+        batches: the calibration set, tensors (B, L), see :func:`course_lib.calibration.calibration_batches`.
     Returns:
         The masks, each of its weight's shape, to train on with or to store by, and what was changed, with the output error on
         the calibration set beside that of magnitude pruning.

@@ -92,7 +92,7 @@ class MovingRange(nn.Module):
         self.register_buffer("started", torch.tensor(start is not None))
 
     def choose(self) -> Range:
-        """Scale (float32) and zero point (int32) as they are now.
+        """Scale (float32) and zero point (int32) as they are now, each a scalar.
 
         Raises:
             CourseError: no range yet.
@@ -148,7 +148,7 @@ class LearnedStep(nn.Module):
         self.started.fill_(True)
 
     def choose(self) -> Range:
-        """Scale (float32) and zero point (int32) as they are now.
+        """Scale (float32) and zero point (int32) as they are now, each a scalar.
 
         Raises:
             CourseError: no range yet.

@@ -50,10 +50,10 @@ def node_ranges(model: nn.Module, batches: Iterable[Batch], observer: Callable[[
 
     Args:
         model: called as ``model(**batch)``, without dropout; not changed.
-        batches: the calibration set, see :func:`course_lib.calibration.calibration_batches`.
+        batches: the calibration set, tensors (B, L), see :func:`course_lib.calibration.calibration_batches`.
         observer: makes an empty observer for a node.
     Returns:
-        ``name:input`` and ``name:output`` → smallest and largest value. Inputs that are ids have none; dropout has none.
+        ``name:input`` and ``name:output`` → smallest and largest value, each a scalar. Inputs that are ids have none; dropout has none.
     """
     seen: dict[str, MinMax] = {}
     mask = torch.empty(0)
@@ -88,7 +88,7 @@ def quantize_nodes(model: nn.Module, ranges: Mapping[str, Range], bits: int = 8,
 
     Args:
         model: floating point, or with linear layers quantized already.
-        ranges: as of :func:`node_ranges`; those of the nodes to quantize.
+        ranges: as of :func:`node_ranges`, two scalars each; those of the nodes to quantize.
         bits: of the codes.
         exclude: nodes to leave, names or patterns such as ``*.LayerNorm:input``.
     Raises:
@@ -107,7 +107,7 @@ def node_scan(model: nn.Module, ranges: Mapping[str, Range], metric: Metric, bit
     """Send one node at a time through codes, and measure; the model is afterwards as it was.
 
     Args:
-        model, ranges, bits: as for :func:`quantize_nodes`.
+        model, ranges, bits: as for :func:`quantize_nodes` (each end of a range is a scalar).
         metric: of a model, higher is better, **on validation data**.
     Returns:
         One entry per node, the largest drop first.

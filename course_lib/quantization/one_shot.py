@@ -70,7 +70,7 @@ def apply_gptq(model: nn.Module, plan: Mapping[str, Gptq], batches: Iterable[Bat
     Args:
         model: a BERT-like model, changed in place.
         plan: module name or pattern → :class:`Gptq`.
-        batches: the calibration set, see :func:`course_lib.calibration.calibration_batches`.
+        batches: the calibration set, tensors (B, L), see :func:`course_lib.calibration.calibration_batches`.
     Returns:
         What was changed, with the output error on the calibration set beside that of rounding to nearest.
     Raises:
@@ -101,7 +101,7 @@ def apply_awq(model: nn.Module, plan: Mapping[str, Awq], batches: Iterable[Batch
     Args:
         model: a BERT-like model, changed in place.
         plan: module name or pattern → :class:`Awq`.
-        batches: the calibration set, see :func:`course_lib.calibration.calibration_batches`.
+        batches: the calibration set, tensors (B, L), see :func:`course_lib.calibration.calibration_batches`.
         rows: tokens on which the exponents of a layer are judged, at most.
         seed: draws them.
     Returns:

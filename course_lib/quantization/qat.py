@@ -105,7 +105,7 @@ def prepare_qat(model: nn.Module, plan: Mapping[str, Qat], ranges: Mapping[str, 
     Args:
         model: floating point.
         plan: module name or pattern → :class:`Qat`.
-        ranges: module name → smallest and largest input to start from (:func:`course_lib.quantization.static.input_ranges`);
+        ranges: module name → smallest and largest input, scalars, to start from (:func:`course_lib.quantization.static.input_ranges`);
             the others start with their first batch of training. For few bits or learned steps, start from an MSE range.
     Returns:
         What was changed, and skipped.

@@ -119,7 +119,7 @@ def apply_smooth(model: nn.Module, plan: Mapping[str, Smooth], batches: Iterable
     Args:
         model: called as ``model(**batch)``, changed in place.
         plan: module name or pattern → :class:`Smooth`.
-        batches: the calibration set, see :func:`course_lib.calibration.calibration_batches`.
+        batches: the calibration set, tensors (B, L), see :func:`course_lib.calibration.calibration_batches`.
     Returns:
         What was changed, with the ratio of the largest to the median input column before and after.
     Raises:

@@ -47,7 +47,7 @@ def input_ranges(
     Args:
         model: called as ``model(**batch)``, without dropout; not changed.
         patterns: names or patterns of linear layers.
-        batches: the calibration set, see :func:`course_lib.calibration.calibration_batches`.
+        batches: the calibration set, tensors (B, L), see :func:`course_lib.calibration.calibration_batches`.
         observer: makes an empty observer for a layer: ``MinMax``, or ``lambda: Mse(symmetric=False)``.
     Returns:
         Name → smallest and largest input, float32 scalars.
@@ -87,7 +87,7 @@ def sensitivity_scan(
 
     Args:
         model: floating point; as it was afterwards, to the bit.
-        plan, ranges: as for :func:`course_lib.quantization.apply.apply`.
+        plan, ranges: as for :func:`course_lib.quantization.apply.apply`; each end of a range is a scalar.
         metric: of a model, higher is better, such as F1 **on validation data**.
         progress: called after each layer.
     Returns:
@@ -117,7 +117,7 @@ def find_exclusions(
     """The layers to leave in float: the most sensitive of a scan, as few of them as keep the metric within a budget.
 
     Args:
-        model, plan, metric, ranges: as for :func:`sensitivity_scan`.
+        model, plan, metric, ranges: as for :func:`sensitivity_scan` (each end of a range is a scalar).
         scan: its result.
         budget: how far the metric may lie below that of the model as it is, ≥ 0.
     Returns:
