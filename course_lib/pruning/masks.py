@@ -2,6 +2,10 @@
 
 A mask is a bool tensor, **True where a weight stays**; sparsity is the fraction of zeros. Ties go to the lower position, which
 stays, so that every mask is determined by the scores alone and masks nest: what is pruned at 50 % is pruned at 60 % too.
+
+Whole rows by their L2 norm are no way to prune an encoder without recovery: at 50 % F1 fell from .86 to .07, with single weights at the
+same bytes to .78. A row of an output projection is a dimension of the residual stream, which all later layers read, and a row of a query
+matrix is half of a product with the same row of the key.
 """
 
 import difflib

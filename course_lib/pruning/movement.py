@@ -4,6 +4,10 @@ The layer computes with ``W' = mask·W``, and the score S of a weight collects `
 pulls the weight away from zero (Sanh et al. 2020, 2005.07683). The gradient passes straight through the mask to the scores, so
 that a masked weight, which keeps its value, comes back when the loss asks for it; the weight itself gets the true gradient, 0
 where it is masked.
+
+It needs a long training, which the paper gives it. In the 125 steps of a short recovery the sign of a score is mostly noise, so half of
+the weights go almost at random: F1 fell to 0 at every sparsity, on both corpora of the technique table, where magnitude with the
+same training kept .84, .77 and .30.
 """
 
 from collections.abc import Mapping

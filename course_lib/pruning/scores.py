@@ -2,6 +2,12 @@
 
 A score per weight becomes one of a row or block by adding up (:func:`course_lib.pruning.masks.block_scores`). Where a score
 needs gradients, ``losses`` is a lazy iterable, so that one batch's graph is in memory at a time.
+
+On a fine-tuned encoder without recovery (F1 .86, one share for all layers, 128 sentences for the gradients), magnitude kept .79, .37 and
+.07 at 50, 70 and 90 %. Gradients without the weight did worse (.36, .24, .07): a weight that training has settled has a small gradient
+however much it carries. Taylor scores equalled magnitude at 50 % (.80) and lost at 70 % (.27): they are first-order, and 70 % is no small
+step. The Fisher diagonal, second order, did best of the three there (.46), and what looks at the layer's inputs better still: Wanda .61,
+SparseGPT .78.
 """
 
 from collections.abc import Callable, Iterable, Mapping
