@@ -8,8 +8,9 @@ The path between the two must be linear in each channel. In a Transformer that i
 attention, which only mixes positions. Through GELU it is not: there the second layer alone is scaled and its input divided,
 as a step of its own (:class:`course_lib.quantization.smooth.InputScaledLinear`).
 
-On the encoder of this course it gains nothing: F1 .17 at 4 bits with one scale per matrix, as without it. The matrices that suffer are
-those of the feed-forward block, which it cannot reach.
+On the encoder of this course it helps where it reaches: with values and output projections alone at 4 bits and one scale per
+matrix, F1 on 200 validation sentences was .85 instead of .82. With all matrices at 4 bits it was .17 on the test with and without:
+the feed-forward block, which it cannot reach, is what breaks (.14 with that alone quantized).
 """
 
 import torch
