@@ -1,5 +1,6 @@
 """Pairs of ``make bench`` about tensors, on the shapes of BERT-base: each compares the results and returns itself."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,10 +45,13 @@ def oracle(name: str):
     """Import a package of the extra ``oracles``."""
     from importlib import import_module
 
+    logging.disable(logging.WARNING)  # torchao tells of kernels that a CPU does not have
     try:
         return import_module(name)
     except ImportError as error:
         raise CourseError(f"{name} is needed to compare with: pip install -e .[oracles]") from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def global_pruning(sizes: Sizes) -> Pair:
@@ -108,16 +112,13 @@ def csr(sizes: Sizes) -> Pair:
 
 
 def packing(sizes: Sizes) -> Pair:
-    """4-bit codes to bytes and back, against one plain vectorised expression each (neighbours share a byte there)."""
+    """4-bit codes to bytes and back, against torchao, which packs neighbours in the other order; the round trips are compared."""
+    kernels = oracle("torchao.prototype.mx_formats.kernels")
     codes = torch.randint(16, (4 * sizes.width, sizes.width), dtype=torch.uint8)
     ours = lambda: unpack(pack(codes, 4), 4, codes.numel())  # noqa: E731
-
-    def theirs(_) -> torch.Tensor:
-        packed = codes[:, ::2] | codes[:, 1::2] << 4
-        return torch.stack((packed & 15, packed >> 4), -1).flatten()
-
+    theirs = lambda _: kernels.unpack_uint4(kernels.pack_uint4(codes)).flatten()  # noqa: E731
     agree(torch.equal(ours(), codes.flatten()) and torch.equal(theirs(None), codes.flatten()), "4-bit packing")
-    return Pair(f"4-bit pack and unpack, {tuple(codes.shape)} (plain torch)", ours, theirs, codes.numel())
+    return Pair(f"4-bit pack and unpack, {tuple(codes.shape)} (torchao)", ours, theirs, codes.numel())
 
 
 def wanda(sizes: Sizes) -> Pair:

@@ -5,6 +5,11 @@ buys, again and again, the step that saves the most loss for a byte. The steps a
 choices, so the best rate of a layer comes first. If it could buy fractions it would end at the optimum of the linear relaxation,
 so its loss exceeds the best possible one by at most what the first step it could not afford would have saved
 (Dantzig 1957; for bits of layers Dong et al. 2019, 1911.03852, weigh loss against size likewise).
+
+The solver is as good as the losses are additive, and at few bits they are not. On a fine-tuned encoder sixteen of 36 layers could
+bear 2 bits, each alone, for next to no loss; together, in the bytes of 4 bits for all, F1 fell to .75 where 4 bits for all keep .86.
+With 3 bits as the fewest, in the same bytes, 19 layers got 3 and F1 on 200 validation sentences was .87: allow no fewer bits than layers
+bear in company.
 """
 
 import itertools
