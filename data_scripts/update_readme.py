@@ -103,7 +103,7 @@ def machine() -> str:
 
 PRUNING = {  # rows of the short table: slug → method
     "magnitude-layer": "magnitude", "taylor": "Taylor scores", "wanda": "Wanda", "sparsegpt": "SparseGPT",
-    "neurons": "feed-forward neurons", "heads": "attention heads", "layers": "whole layers", "l1-training": "L1 in training",
+    "neurons": "feed-forward neurons", "heads": "attention heads", "layers": "whole layers", "l1-training": "L1 in a short training",
 }  # fmt: skip
 QUANTIZATION = {
     "rtn-tensor": "rounding, a scale per matrix", "rtn-channel": "a scale per row", "rtn-group": "a scale per 64",
