@@ -25,13 +25,24 @@ ALL = (*bench_tensors.ALL, *bench_quantization.ALL)
 LONG = 10.0  # seconds: a pair whose warm-up takes longer is run at most 3 times
 
 
-def median_ms(pair: Pair, repeats: int = REPEATS) -> tuple[float, float]:
-    """Median milliseconds of both, run in turns after one warm-up each."""
+def median_ms(
+    ours: Callable[[], object],
+    theirs: Callable[..., object],
+    repeats: int = REPEATS,
+    fresh: Callable[[], object] | None = None,
+) -> tuple[float, float]:
+    """Median milliseconds of both, run in turns after one warm-up each.
+
+    Args:
+        ours, theirs: what to time.
+        repeats: runs that count; at most 3 where the warm-up took longer than :data:`LONG`.
+        fresh: makes the argument of theirs, outside the timed part; None: it takes none.
+    """
     times: tuple[list[float], list[float]] = ([], [])
     number, began = 0, time.perf_counter()
     while number <= repeats:
-        argument = pair.fresh()
-        for run, kept in zip((pair.ours, partial(pair.theirs, argument)), times, strict=True):
+        other = theirs if fresh is None else partial(theirs, fresh())
+        for run, kept in zip((ours, other), times, strict=True):
             start = time.perf_counter()
             run()
             if number:
@@ -67,7 +78,7 @@ def _status(field: str) -> int:
 def row(pair: Pair, repeats: int = REPEATS) -> dict:
     """One row of the table; ``ratio`` is theirs / ours, above 1 where ours is faster."""
     peak = peak_mib(pair.ours)
-    a, b = median_ms(pair, repeats)
+    a, b = median_ms(pair.ours, pair.theirs, repeats, pair.fresh)
     return {
         "name": pair.name,
         "ours_ms": round(a, 3),

@@ -7,7 +7,7 @@ import pytest
 
 from course_lib.errors import CourseError
 from course_lib.measure import bench, bench_ner, bench_tensors
-from course_lib.measure.bench_tensors import Pair, Sizes
+from course_lib.measure.bench_tensors import Sizes
 
 TINY = Sizes(width=16, vocabulary=50, layers=1, tokens=2048)
 
@@ -53,14 +53,20 @@ def test_a_missing_package_names_the_extra_that_brings_it():
 
 def test_the_two_sides_take_turns_and_the_warm_up_does_not_count():
     calls = []
-    bench.median_ms(Pair("", lambda: calls.append("ours"), lambda _: calls.append("theirs"), 0), repeats=2)
+    bench.median_ms(lambda: calls.append("ours"), lambda: calls.append("theirs"), repeats=2)
     assert calls == ["ours", "theirs"] * 3
+
+
+def test_what_theirs_works_on_is_made_anew_for_each_run():
+    made, given = iter(range(9)), []
+    bench.median_ms(lambda: None, given.append, repeats=2, fresh=lambda: next(made))
+    assert given == [0, 1, 2]
 
 
 def test_a_long_pair_is_run_three_times(monkeypatch):
     monkeypatch.setattr(bench, "LONG", -1.0)
     calls = []
-    bench.median_ms(Pair("", lambda: calls.append(1), lambda _: None, 0))
+    bench.median_ms(lambda: calls.append(1), lambda: None)
     assert len(calls) == 1 + 3
 
 
