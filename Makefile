@@ -17,7 +17,7 @@ $(if $(wildcard $(1)/*/*.ipynb),COURSE_FAST=1 COURSE_HEADLESS=1 COURSE_PROGRESS=
 	-o addopts=-q -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --timeout=300 $(1),@echo "$(1): no notebooks yet")
 endef
 
-.PHONY: help course test test-browser lab lessons bench bench-peers lint clean
+.PHONY: help course test test-browser lab lessons sweeps bench bench-peers lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,9 @@ lab: $(STAMP) ## copy the lessons to work/ (yours are kept) and open JupyterLab 
 
 lessons: $(STAMP) ## build and execute all lessons from their sources
 	$(BIN)/course build
+
+sweeps: $(STAMP) ## measure what lessons plot and is missing or stale; after `make course`; resumes
+	$(BIN)/course sweeps
 
 bench: $(STAMP) ## time the library's own kernels against well-known ones; writes artifacts/bench.json
 	$(BIN)/python -m course_lib.measure.bench

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from course_lib import __version__
-from course_lib.commands import compression, learning, lessons, peers, techniques, training
+from course_lib.commands import compression, learning, lessons, peers, sweeps, techniques, training
 from course_lib.errors import CourseError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ for command in (
     compression.score,
     techniques.techniques,
     peers.peers,
+    sweeps.sweeps,
     lessons.list,
     lessons.start,
     lessons.build,
