@@ -1,5 +1,8 @@
 """The one exception a user of the course is meant to read."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class CourseError(Exception):
     """Something the user can put right: names what was wrong, what was expected and what to do.
@@ -19,3 +22,15 @@ def expect(condition: bool, argument: str, got: object, expected: str) -> None:
     """
     if not condition:
         raise ValueError(f"{argument} = {got!r}: expected {expected}")
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """What to add to a message about a name that is not known: the nearest of those that are, or nothing.
+
+    >>> did_you_mean("kepp", ["keep", "score"])
+    " Did you mean 'keep'?"
+    >>> did_you_mean("zebra", ["keep", "score"])
+    ''
+    """
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -4,9 +4,9 @@ import tomllib
 from dataclasses import MISSING, dataclass, fields
 from math import inf
 from pathlib import Path
-from typing import get_origin
+from typing import get_args, get_origin
 
-from course_lib.errors import CourseError
+from course_lib.errors import CourseError, did_you_mean
 
 FOLDER = Path(__file__).parent
 
@@ -123,16 +123,35 @@ def load_recipe(where: str) -> Recipe:
     """
     path = Path(where) if where.endswith(".toml") else FOLDER / f"{where}.toml"
     if not path.is_file():
-        presets = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
-        raise CourseError(f"--recipe {where}: not found. Expected a preset ({presets}) or a .toml file.")
+        presets = sorted(p.stem for p in FOLDER.glob("*.toml"))
+        meant = did_you_mean(path.stem, presets)
+        raise CourseError(f"--recipe {where}: not found. Expected a preset ({', '.join(presets)}) or a .toml file.{meant}")
+    return parse_recipe(path, *read_toml(path))
+
+
+def read_toml(path: Path) -> tuple[str, dict]:
+    """The text of a TOML file and what it says.
+
+    Raises:
+        CourseError: not UTF-8, or not TOML.
+    """
     try:
         text = path.read_text("utf-8")
-        data = tomllib.loads(text)
-    except ValueError as error:  # not UTF-8, or not TOML
+        return text, tomllib.loads(text)
+    except ValueError as error:
         raise CourseError(f"{path}: not TOML: {error}.") from error
-    unknown = set(data) - {"name", "teacher", "step"}
+
+
+def parse_recipe(path: Path, text: str, data: dict) -> Recipe:
+    """A recipe from its text and what TOML reads in it; ``path`` is for messages, and names it if the text does not.
+
+    Raises:
+        CourseError: see :func:`load_recipe`.
+    """
+    unknown = sorted(set(data) - {"name", "teacher", "step"})
     if unknown:
-        raise CourseError(f"{path}: unknown entries {sorted(unknown)}; expected name, [teacher] and [[step]].")
+        meant = did_you_mean(unknown[0], ["name", "teacher", "step"])
+        raise CourseError(f"{path}: unknown entries {unknown}; expected name, [teacher] and [[step]].{meant}")
     name, teacher, rows = data.get("name", path.stem), data.get("teacher", {}), data.get("step", [])
     rows = rows if isinstance(rows, list) else [rows]
     for entry, value, kind in (("name", name, str), ("[teacher]", teacher, dict), *(("[[step]]", row, dict) for row in rows)):
@@ -174,7 +193,7 @@ def check_fit(recipe: Recipe, layers: int, neurons: int) -> None:
 def _step(path: Path, number: int, row: dict) -> object:
     kind = row.pop("do", None)
     if not isinstance(kind, str) or kind not in STEPS:
-        raise CourseError(f"{path}, step {number}: do = {kind!r}; expected one of {list(STEPS)}.")
+        raise CourseError(f"{path}, step {number}: do = {kind!r}; expected one of {list(STEPS)}.{did_you_mean(kind, STEPS)}")
     return _build(path, f"step {number} ({kind})", STEPS[kind], row)
 
 
@@ -182,16 +201,40 @@ def _build(path: Path, where: str, kind: type, row: dict) -> object:
     known = {f.name: f for f in fields(kind)}
     for name, value in row.items():
         if name not in known:
-            raise CourseError(f"{path}, {where}: unknown field {name!r}; expected {sorted(known)}.")
+            raise CourseError(f"{path}, {where}: unknown field {name!r}; expected {sorted(known)}.{did_you_mean(name, known)}")
         declared = known[name].type
         types = int | float if declared is float else list if get_origin(declared) is list else declared
         if not isinstance(value, types) or (isinstance(value, bool) and declared is not bool):
             form = declared.__name__ if isinstance(declared, type) else str(declared)
-            raise CourseError(f"{path}, {where}: {name} = {value!r}; expected {form}.")
+            raise CourseError(f"{path}, {where}: {name} = {value!r}; expected {form}.{_searched(declared, value)}")
         holds, expected = ALLOWED.get(f"{kind.__name__}.{name}") or ALLOWED.get(name) or (lambda v: True, "")
         if not holds(value):
-            raise CourseError(f"{path}, {where}: {name} = {value!r}; expected {expected}.")
+            raise CourseError(f"{path}, {where}: {name} = {value!r}; expected {expected}.{_searched(declared, value)}")
     missing = [name for name, f in known.items() if f.default is MISSING and name not in row]
     if missing:
         raise CourseError(f"{path}, {where}: {missing[0]} is missing; expected {sorted(known)}.")
     return kind(**row)
+
+
+def _searched(declared: object, value: object) -> str:
+    several = depth(value) > declared_depth(declared)
+    return " A list of values to choose from makes a search space, for `course search --space FILE`." if several else ""
+
+
+def depth(value: object) -> int:
+    """How deep lists are nested: 0 for a number, 1 for a list of numbers.
+
+    >>> depth(3), depth([3]), depth([[3], [4, 5]])
+    (0, 1, 2)
+    """
+    return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
+
+
+def declared_depth(declared: object) -> int:
+    """How deep lists of a declared type are nested.
+
+    >>> declared_depth(int), declared_depth(int | None), declared_depth(list[int])
+    (0, 0, 1)
+    """
+    inner = max(map(declared_depth, get_args(declared)), default=0)
+    return inner + (declared is list or get_origin(declared) is list)

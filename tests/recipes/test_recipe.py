@@ -58,7 +58,7 @@ def test_a_file_becomes_the_steps_it_lists_with_defaults_for_the_rest(load):
     assert load(GOOD.replace('name = "mine"\n', ""), "other.toml").name == "other"
 
 
-@pytest.mark.parametrize("preset", sorted(p.stem for p in FOLDER.glob("*.toml")))
+@pytest.mark.parametrize("preset", sorted(p.stem for p in FOLDER.glob("*.toml") if p.stem != "auto"))
 def test_every_preset_loads_and_says_all_its_fields(preset):
     recipe = load_recipe(preset)
     assert recipe.name == preset
@@ -139,6 +139,34 @@ def test_what_is_wrong_is_said_with_place_value_and_expectation(old, new, said, 
         load(text)
     for part in ("mine.toml", *said):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "old, new, meant",
+    [
+        ('do = "quantize"', 'do = "quantise"', "quantize"),
+        ('do = "remove_ffn_neurons"', 'do = "remove_ffn_neuron"', "remove_ffn_neurons"),
+        ("temperature = 3", "temprature = 3", "temperature"),
+        ("epochs = 3", "epoch = 3", "epochs"),
+        ("[teacher]", "[techer]", "teacher"),
+    ],
+)
+def test_a_misspelt_name_is_answered_with_the_right_one(old, new, meant, load):
+    with pytest.raises(CourseError, match=f" Did you mean '{meant}'\\?$"):
+        load(GOOD.replace(old, new))
+
+
+def test_a_misspelt_preset_is_answered_with_the_right_one_and_a_far_fetched_name_with_none():
+    with pytest.raises(CourseError, match=r" Did you mean 'quick'\?$"):
+        load_recipe("quik")
+    with pytest.raises(CourseError, match=r"or a \.toml file\.$"):
+        load_recipe("zebra")
+
+
+@pytest.mark.parametrize("old, new", [("keep = 16", "keep = [16, 32]"), ("keep = [0, 2]", "keep = [[0], [0, 2]]")])
+def test_a_search_space_is_no_recipe_and_the_message_names_the_command_for_it(old, new, load):
+    with pytest.raises(CourseError, match=r"makes a search space, for `course search --space FILE`"):
+        load(GOOD.replace(old, new))
 
 
 def test_whole_numbers_serve_where_fractions_are_meant(load):
