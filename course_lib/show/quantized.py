@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from course_lib.show.curves import COLOURS, DASHES, MARKERS, draw_curves
-from course_lib.show.figure import new_figure
+from course_lib.show.figure import new_figure, plain_ticks
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe & Ito
 
@@ -55,12 +55,13 @@ def rounding_errors(errors: Mapping[str, torch.Tensor], reach: float = 0.75, bin
     return figure
 
 
-def error_against_clip(clips: Sequence[float], lines: Mapping[str, Sequence[float]]):
+def error_against_clip(clips: Sequence[float], lines: Mapping[str, Sequence[float]], note: str = ""):
     """Error against where the range is cut, both logarithmic, the lowest point of each line ringed.
 
     Args:
         clips: ends of the range.
         lines: name → relative error, as a fraction, at each clip.
+        note: written beside the last point of the last line, what is special about the widest range.
     Returns:
         A matplotlib figure.
     """
@@ -70,9 +71,12 @@ def error_against_clip(clips: Sequence[float], lines: Mapping[str, Sequence[floa
     for values in lines.values():
         best = min(range(len(clips)), key=values.__getitem__)
         axes.plot([clips[best]], [100 * values[best]], "o", markersize=13, markerfacecolor="none", color="black")
-    axes.set(
-        xscale="log", yscale="log", xlabel="range cut at ± (weight, log scale)", ylabel="relative error of W, % (log scale)"
-    )
+    if note:
+        end = (clips[-1], 100 * values[-1])
+        arrow = {"arrowstyle": "-", "color": "#555555", "shrinkB": 8}
+        axes.annotate(note, end, (-62, 12), textcoords="offset points", ha="right", va="center", fontsize=9, arrowprops=arrow)
+    axes.set(xscale="log", yscale="log", xlabel="range cut at ± (weight, log scale)", ylabel="relative error, % (log scale)")
+    plain_ticks(axes.xaxis, axes.yaxis)
     axes.legend(frameon=False, fontsize=9)
     return figure
 
@@ -95,6 +99,8 @@ def error_against_bits(lines: Mapping[str, Mapping[int, tuple[float, float]]]):
     for bits, (stored, error) in lowest.items():
         axes.annotate(f"{bits}", (stored, 100 * error), (0, -14), textcoords="offset points", fontsize=8.5, ha="center")
     axes.set(yscale="log", xlabel="bits stored for a weight, scales included", ylabel="relative error of W, % (log scale)")
+    axes.margins(y=0.09)  # room for the labels under the last points
+    plain_ticks(axes.yaxis)
     axes.legend(frameon=False, fontsize=9)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -384,7 +384,9 @@ def cut(clip: float, bits: int) -> torch.Tensor:
 within = all(bool(((cut(c, 8) - W).abs() <= error_bounds(W, c) + 1e-5).all()) for c in clips)  # 1e-5: W has 7 digits
 curves = {f"W, {bits} bits": [relative(cut(c, bits), W) for c in clips] for bits in (8, 4)}
 curves["output of the layer, 8 bits"] = [relative(X @ cut(c, 8).T, X @ W.T) for c in clips]
-error_against_clip(clips, curves)
+row, column = divmod(int(W.abs().argmax()), W.shape[1])  # of the outlier
+reaches = f"input up to {float(X[:, column].abs().max()):.1f}, output up to {float((X @ W.T)[:, row].abs().max()):.0f}"
+error_against_clip(clips, curves, note=f"the outlier: row {row}, column {column}\n{reaches}")
 
 # %%
 before, after = (cut(c, 8) for c in (float(W.abs().max()), 2.0))
@@ -395,7 +397,9 @@ reveal("cut_at_2", measured=outcome.get(tuple(-1 if c < 0 else 1 for c in change
 # %%
 prose(
     f"All weights stay within your bounds, at every cut: {within}. Cut at ±2, the error of W goes from {relative(before, W):.0%} to {relative(after, W):.0%}, that "
-    f"of the output from {relative(X @ before.T, X @ W.T):.0%} to {relative(X @ after.T, X @ W.T):.0%}."
+    f"of the output from {relative(X @ before.T, X @ W.T):.0%} to {relative(X @ after.T, X @ W.T):.0%}.\n\n"
+    f"The outlier is W[{row}, {column}] = {float(W[row, column]):.2f}. Column {column} of X lies near 0 for most word pieces "
+    f"(median {float(X[:, column].median()):.4f}) and above 20, up to {float(X[:, column].max()):.1f}, for {int((X[:, column] > 20).sum())} of {len(X)}."
 )
 
 # %% [markdown]
@@ -501,9 +505,41 @@ head = [
 prose("\n".join([*head, *lines]))
 
 # %% [markdown]
-# The numbers in the picture are the bits of a code. Read it from right to left. With a scale for each row or group every bit less about doubles the error, as the saw on the number
+# The numbers in the picture are the bits of a code. Read it from right to left. With a scale for 64 neighbours every bit less about doubles the error, as the saw on the number
 # line said it must, down to 3 bits. At 2 bits only −1, 0 and 1 are left, and most weights become 0. With one scale for all, even 8 bits are not worth having for this matrix. Scales
 # cost something too: with groups of 64 they are half a bit for each weight, which is why the lines are shifted against each other.
+#
+# The line of the rows **bends** towards 8 bits: there a further bit no longer halves the error. Where does the rest come from? Not from 384 rows, but from one.
+
+# %%
+others = torch.arange(len(W)) != row
+by_row = {b: (w - W).square().sum(1) for b, w in back["a scale for each row"].items()}  # squared errors, (D,) each
+gain = {
+    "all rows": (by_row[7].sum() / by_row[8].sum()) ** 0.5,
+    "others": (by_row[7][others].sum() / by_row[8][others].sum()) ** 0.5,
+}
+prose(
+    f"Row {row}, the outlier's, makes {float(by_row[8][row] / by_row[8].sum()):.0%} of the squared error at 8 bits, but {float(by_row[3][row] / by_row[3].sum()):.1%} at 3. "
+    f"From 7 bits to 8 the error is divided by {float(gain['all rows']):.2f}; without that row, by {float(gain['others']):.2f}."
+)
+
+# %% [markdown]
+# The outlier's row still has the long step that all of $W$ had before, and most of its weights lie within a step of 0 even at 8 bits, so its error falls slowly. As long as the other rows
+# have long steps too, it is one row of 384 and drowns. When they become fine, it is what is left. (In groups of 64 it spoils 63 neighbours, not 1535.)
+#
+# **A caution about the table.** Look at "one scale": its output seems no worse at 3 bits than at 6. Is a matrix of 3 bits nearly as good as one of 8, then?
+
+# %%
+Y = X @ W.T
+kept = back["one scale"][3]
+error = {name: relative((X @ kept.T)[:, rows], Y[:, rows]) for name, rows in {"all": slice(None), "others": others}.items()}
+prose(
+    f"At 3 bits {int((kept != 0).sum())} of {W.numel():,} weights is not 0: the outlier. Its output, row {row}, holds {float(Y[:, row].square().sum() / Y.square().sum()):.0%} of the squared norm of "
+    f"all outputs together, and so the error over all looks like {error['all']:.0%}. Over the other {len(W) - 1} outputs it is {error['others']:.0%}: all of them are gone."
+)
+
+# %% [markdown]
+# So a relative error over a whole output is a judgement about its **largest** parts. Where one output towers above the rest, look at the others on their own, or at the model's result.
 #
 # A group fences an outlier in: only its 63 neighbours suffer. That is the reason why 4-bit formats are sold with groups, and 8-bit formats are content with rows. Does the library agree?
 

@@ -28,10 +28,17 @@ def test_errors_are_a_density_with_the_bound_drawn_in():
 
 
 def test_the_lowest_error_is_ringed():
-    figure = error_against_clip([0.1, 1.0, 10.0], {"8 bits": [0.5, 0.1, 0.4], "4 bits": [0.3, 0.6, 0.9]})
+    figure = error_against_clip([0.1, 1.0, 10.0], {"8 bits": [0.5, 0.1, 0.4], "4 bits": [0.3, 0.6, 0.9]}, "row 3")
     line, other, ring, second = figure.axes[0].lines
     assert list(line.get_ydata()) == [50.0, 10.0, 40.0] and list(other.get_ydata()) == [30.0, 60.0, 90.0]
     assert list(ring.get_xdata()) == [1.0] and list(second.get_xdata()) == [0.1]
+    assert "row 3" in texts(figure) and "relative error, %" in texts(figure)
+
+
+def test_logarithmic_axes_carry_plain_numbers():
+    figure = error_against_clip([0.1, 1.0, 10.0], {"8 bits": [0.5, 0.1, 0.4]})
+    shown = texts(figure)
+    assert all(f"| {number} |" in shown for number in ("0.1", "0.5", "2", "10", "20", "50")) and "$" not in shown
 
 
 def test_lines_of_error_against_bits_differ_without_colour_and_carry_the_bits():
