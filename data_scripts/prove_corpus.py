@@ -26,7 +26,7 @@ from course_lib.ner.dictionary import build_dictionary, dictionary_tags
 from course_lib.ner.evaluate import f1_interval
 from course_lib.ner.predict import predict_tags, predict_text
 from course_lib.recipes.recipe import Training, load_recipe
-from course_lib.recipes.stages import Context, make_teacher
+from course_lib.recipes.teacher import Context, make_teacher
 
 SMALL_CORPUS = Training(epochs=8, batch_size=16, learning_rate=3e-4)  # wikigold has a sixth of the sentences
 FROM_SCRATCH = Training(epochs=6, batch_size=32, learning_rate=5e-4)  # random weights need longer; best epoch counts

@@ -21,7 +21,7 @@ from course_lib.models.zoo import load_token_classifier, load_tokenizer, model_t
 from course_lib.ner.evaluate import entity_f1
 from course_lib.ner.predict import predict_tags
 from course_lib.recipes.recipe import load_recipe
-from course_lib.recipes.stages import Context, make_teacher
+from course_lib.recipes.teacher import Context, make_teacher
 
 CALIBRATION = 128  # training sentences
 

@@ -58,7 +58,7 @@ def open_context(data: str, seed: int, threads: int | None, artifacts: Path, for
     from course_lib.machine import processors
 
     corpus = open_corpus(data, seed, artifacts, repair)
-    from course_lib.recipes.stages import Context
+    from course_lib.recipes.teacher import Context
 
     return Context.create(corpus, Cache(artifacts / "cache", force), seed, threads or processors())
 

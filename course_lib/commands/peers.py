@@ -62,12 +62,12 @@ def peers(
     require_writable(artifacts)
     context = open_context(data, seed, threads, artifacts, False, repair)
     from course_lib.measure.peers import compare, report
-    from course_lib.recipes.stages import check_recipe, make_student, make_teacher
+    from course_lib.recipes.stages import check_recipe, make_ensemble, make_student
     from course_lib.show.plots import f1_against_latency, png
 
     check_recipe(encoder, settings)
-    teacher = make_teacher(context, encoder, settings)
-    models = {"teacher": teacher, "student": make_student(context, teacher, settings)}
+    teachers = make_ensemble(context, encoder, settings)
+    models = {"teacher": teachers[0], "student": make_student(context, teachers, settings)}
     card = compare(context, models, chosen, rounds, ("student", "ORT int8, fused"))
     name = "peers" if data == "generated" else f"peers-{context.corpus.name}"
     write_json(artifacts / f"{name}.json", card)

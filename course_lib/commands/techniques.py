@@ -51,7 +51,7 @@ def techniques(
     require_writable(artifacts / "techniques")
     context = open_context(data, seed, threads, artifacts, False, repair)
     from course_lib.measure.technique_bench import Bench
-    from course_lib.recipes.stages import make_teacher
+    from course_lib.recipes.teacher import make_teacher
 
     teacher = make_teacher(context, encoder, settings)
     bench, target = Bench(context, teacher, context.settings(settings.teacher)), artifacts / "techniques" / context.corpus.name

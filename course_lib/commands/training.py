@@ -65,11 +65,11 @@ def prepare(
     chosen = load_recipe(recipe)
     try_outputs(None, json_file)
     context = open_context(data, seed, threads, artifacts, force, repair)
-    from course_lib.recipes.stages import check_recipe, make_student, make_teacher
+    from course_lib.recipes.stages import check_recipe, make_ensemble, make_student
 
     check_recipe(encoder, chosen)
-    teacher = make_teacher(context, encoder, chosen)
-    student = make_student(context, teacher, chosen)
+    teachers = make_ensemble(context, encoder, chosen)
+    teacher, student = teachers[0], make_student(context, teachers, chosen)
     figures = {"data": context.corpus.figures(), "teacher": str(teacher), "student": str(student)}
     write_figures(json_file, figures)
     print(f"teacher {teacher}\nstudent {student}")
@@ -106,7 +106,7 @@ def train(
     try_outputs(out, json_file)
     recipe = replace(load_recipe("quick"), teacher=Training(epochs, batch_size, learning_rate, patience=patience))
     context = open_context(data, seed, threads, artifacts, force, repair)
-    from course_lib.recipes.stages import make_teacher
+    from course_lib.recipes.teacher import make_teacher
 
     folder = make_teacher(context, encoder, recipe, pretrained=not from_scratch)
     history = read_json(folder / "history.json")

@@ -52,6 +52,8 @@ def export_onnx(folder: Path | str, target: Path | str) -> dict[str, int]:
     from onnxruntime.transformers import optimizer
     from onnxruntime.transformers.fusion_options import FusionOptions
 
+    from course_lib.deploy.embeddings import fold_token_types
+
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch) / "plain.onnx"
         export_plain(folder, plain)
@@ -72,6 +74,7 @@ def export_onnx(folder: Path | str, target: Path | str) -> dict[str, int]:
                 "Expected a BERT-like model exported with eager attention."
             )
         _count_heads(fused.model.graph, hidden // heads)
+        fold_token_types(fused.model)
         fused.save_model_to_file(str(target))
     return found
 
@@ -117,7 +120,7 @@ def _Logits(model):
 
 
 def quantize_onnx(
-    source: Path | str, target: Path | str, per_channel: bool = True, reduce_range: bool = False
+    source: Path | str, target: Path | str, per_channel: bool = True, reduce_range: bool = False, embedding_bits: int = 8
 ) -> dict[str, int]:
     """Dynamic int8 in ONNX Runtime: weights and embeddings in int8, activations quantized on the fly.
 
@@ -126,6 +129,8 @@ def quantize_onnx(
         target: the ``.onnx`` file to write.
         per_channel: a scale for each output channel of a matrix instead of one for all.
         reduce_range: 7-bit weights, for x86 processors without VNNI, whose kernels can saturate 16-bit sums.
+        embedding_bits: 8: one scale for the whole table of word embeddings, as the tool does it; 4: two numbers in a byte, a scale
+            for each block (:func:`course_lib.deploy.embeddings.pack_embeddings`).
     Returns:
         How often each quantized operator occurs.
     Raises:
@@ -134,13 +139,18 @@ def quantize_onnx(
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    graph = onnx.load(str(source), load_external_data=False).graph
+    from course_lib.deploy.embeddings import pack_embeddings
+
+    model = onnx.load(str(source), load_external_data=False)
+    if embedding_bits != 8:
+        pack_embeddings(model, embedding_bits)
+    graph = model.graph
     empty = {tensor.name for tensor in graph.initializer if 0 in tensor.dims}  # of a block that lost all its units
     leave = [node.name for node in graph.node if empty.intersection(node.input)]  # nothing to quantize there
     options = {"DefaultTensorType": onnx.TensorProto.FLOAT}  # shapes behind fused operators cannot be inferred
     with quiet():  # it recommends a preprocessing that the fused operators do not survive
         quantize_dynamic(
-            str(source), str(target), per_channel=per_channel, reduce_range=reduce_range, weight_type=QuantType.QInt8, extra_options=options,
+            model, str(target), per_channel=per_channel, reduce_range=reduce_range, weight_type=QuantType.QInt8, extra_options=options,
             nodes_to_exclude=leave,
         )  # fmt: skip
     operators = Counter(node.op_type for node in onnx.load(str(target), load_external_data=False).graph.node)

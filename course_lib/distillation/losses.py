@@ -61,3 +61,43 @@ def hidden_state_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.
     distance = (student.float()[mask] - g).square().sum()
     spread = (g - g.mean(dim=0)).square().sum()
     return distance / spread.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def relation_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, heads: int) -> torch.Tensor:
+    """How differently two models relate the tokens of a sentence to each other: MiniLM's value relation.
+
+    Vectors are cut into ``heads`` parts of width d; ``R = softmax(V Vᵀ / √d)`` over the real tokens of the sentence, one (L, L)
+    table per head, and the loss is the mean over heads and real tokens of ``KL(R_teacher ‖ R_student)`` (Wang et al. 2020,
+    2002.10957; cut into heads anew as in 2012.15828, so that both may have other widths and other numbers of attention heads).
+    Only dot products enter: a rotation of the space of a head changes nothing.
+
+    Args:
+        student: (B, L, D), such as the value vectors of the last layer; any float dtype, computed in fp32.
+        teacher: (B, L, E); no gradient flows into it.
+        mask: bool (B, L), True at real tokens, at least one in each sentence.
+        heads: parts that both widths are cut into.
+    Returns:
+        A scalar in nats; 0 for equal relations.
+    Raises:
+        ValueError: shapes that do not fit, or widths that ``heads`` does not divide.
+
+    >>> states = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    >>> relation_loss(states, states, torch.ones(1, 2, dtype=torch.bool), heads=1).item()
+    0.0
+    """
+    expect(student.shape[:2] == teacher.shape[:2], "teacher", tuple(teacher.shape), f"(B, L) = {tuple(student.shape[:2])}")
+    expect(mask.shape == student.shape[:2], "mask", tuple(mask.shape), f"a mask of shape {tuple(student.shape[:2])}")
+    fits = heads >= 1 and not (student.shape[2] % heads or teacher.shape[2] % heads)
+    expect(fits, "heads", heads, f"a number that divides the widths {student.shape[2]} and {teacher.shape[2]}")
+    log_q = _relations(student.float(), mask, heads)  # (B, heads, L, L)
+    log_p = _relations(teacher.detach().float(), mask, heads)
+    both = mask[:, None, :, None] & mask[:, None, None, :]
+    kl = torch.where(both, log_p.exp() * (log_p - log_q), 0.0).sum(-1)  # (B, heads, L)
+    return kl.sum() / (heads * mask.sum().clamp(min=1))
+
+
+def _relations(vectors: torch.Tensor, mask: torch.Tensor, heads: int) -> torch.Tensor:
+    parts = vectors.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, heads, L, d)
+    scores = parts @ parts.mT / parts.shape[-1] ** 0.5
+    low = torch.finfo(scores.dtype).min
+    return torch.log_softmax(scores.masked_fill(~mask[:, None, None, :], low), dim=-1)

@@ -7,9 +7,12 @@ import numpy as np
 import torch
 
 from course_lib.data.align import IGNORED, Window, batches, collate
-from course_lib.distillation.losses import hidden_state_loss, token_kd_loss
+from course_lib.distillation.losses import hidden_state_loss, relation_loss, token_kd_loss
 from course_lib.errors import expect
+from course_lib.models.surgery import encoder_layers
 from course_lib.ner.train import Objective, hard_labels
+
+SOFT_ONLY = -1  # label of pieces that are read, but that only the teacher has labelled
 
 
 @dataclass
@@ -19,87 +22,121 @@ class TeacherTargets:
     Attributes:
         logits: float32 (pieces, T) each.
         hidden: states after the last layer, float16 (pieces, D) each, to halve the memory.
+        values: value vectors of the last layer's attention, float16 (pieces, E) each; empty where nobody asked for them.
     """
 
     logits: list[np.ndarray]
     hidden: list[np.ndarray]
+    values: list[np.ndarray]
 
 
 class LastHidden:
-    """Keeps the last hidden states (B, L, D) of a model's latest forward pass."""
+    """Keeps the last hidden states (B, L, D), and the last layer's value vectors (B, L, E), of a model's latest forward pass."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.states: torch.Tensor | None = None
-        self._handle = model.base_model.register_forward_hook(self._keep)
+        self.values: torch.Tensor | None = None
+        value = encoder_layers(model)[-1].attention.self.value
+        self._handles = [model.base_model.register_forward_hook(self._keep), value.register_forward_hook(self._keep_values)]
 
     def _keep(self, module: torch.nn.Module, inputs: tuple, output) -> None:
         self.states = output.last_hidden_state
 
+    def _keep_values(self, module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        self.values = output
+
     def remove(self) -> None:
         """Stop listening."""
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
 
 def teacher_targets(
-    teacher: torch.nn.Module, windows: Sequence[Window], padding: int, bf16: bool, progress: Callable[[int], None] | None = None
+    teachers: torch.nn.Module | Sequence[torch.nn.Module],
+    windows: Sequence[Window],
+    padding: int,
+    bf16: bool,
+    progress: Callable[[int], None] | None = None,
+    values: bool = False,
 ) -> TeacherTargets:
     """Run the teacher over all windows once, in evaluation mode.
 
     Args:
-        teacher: a token classifier.
+        teachers: a token classifier, or several with the same tags: an ensemble, whose logits are averaged. Hidden states and
+            values are those of the first.
         windows: the training windows.
         padding: id of the padding piece.
         bf16: under bf16 autocast.
         progress: called with the number of windows after each batch.
+        values: keep the value vectors too.
     """
-    logits, hidden = ([np.empty(0)] * len(windows) for _ in range(2))
-    listener, training = LastHidden(teacher), teacher.training
-    teacher.eval()
+    teachers = [teachers] if isinstance(teachers, torch.nn.Module) else list(teachers)
+    logits, hidden, vectors = ([np.empty(0)] * len(windows) for _ in range(3))
+    listener, training = LastHidden(teachers[0]), [teacher.training for teacher in teachers]
+    for teacher in teachers:
+        teacher.eval()
     try:
         for indices in batches(windows, 32):
             ids, mask = (torch.from_numpy(a) for a in collate([windows[i] for i in indices], padding))
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                out = teacher(input_ids=ids, attention_mask=mask).logits
+                said = [teacher(input_ids=ids, attention_mask=mask).logits.float() for teacher in teachers]
+            out = sum(said) / len(said)
             for row, i in enumerate(indices):
                 length = len(windows[i].ids)
-                logits[i] = out[row, :length].float().numpy().copy()
+                logits[i] = out[row, :length].numpy().copy()
                 hidden[i] = listener.states[row, :length].to(torch.float16).numpy().copy()
+                if values:
+                    vectors[i] = listener.values[row, :length].to(torch.float16).numpy().copy()
             if progress:
                 progress(len(indices))
     finally:
         listener.remove()
-        teacher.train(training)
-    return TeacherTargets(logits, hidden)
+        for teacher, mode in zip(teachers, training, strict=True):
+            teacher.train(mode)
+    return TeacherTargets(logits, hidden, vectors)
 
 
 def distil_objective(
-    listener: LastHidden, targets: TeacherTargets, temperature: float, hard: float, hidden: float
+    listener: LastHidden,
+    targets: TeacherTargets,
+    temperature: float,
+    hard: float,
+    hidden: float,
+    relations: float = 0.0,
+    heads: int = 1,
 ) -> Objective:
-    """``(1 − hard)·KD + hard·cross-entropy + hidden·hidden_state_loss``.
+    """``(1 − hard)·KD + hard·cross-entropy + hidden·hidden_state_loss + relations·relation_loss``.
 
-    Soft and hard labels count at the first piece of each word, which is where the model is read; hidden states at
-    every real piece.
+    Soft and hard labels count at the first piece of each word, which is where the model is read; hidden states and relations at
+    every real piece. A window without hard labels, which the teacher alone has labelled, says :data:`SOFT_ONLY` where it is read.
 
     Args:
-        listener: hears the student's last hidden states.
+        listener: hears the student's last hidden states and values.
         targets: of the teacher.
         temperature: of the soft labels.
         hard: weight of the hard labels, 0 to 1.
         hidden: weight of the hidden states, 0 or more.
+        relations: weight of the relations of the last layer's values, 0 or more; needs targets with values.
+        heads: parts that both value widths are cut into.
     """
     expect(0 <= hard <= 1, "hard", hard, "a fraction between 0 and 1")
     expect(hidden >= 0, "hidden", hidden, "a weight of at least 0")
+    expect(relations >= 0, "relations", relations, "a weight of at least 0")
 
     def objective(logits: torch.Tensor, labels: torch.Tensor, indices: list[int]) -> torch.Tensor:
-        soft = _stack([targets.logits[i] for i in indices], logits.shape[1])
+        length = logits.shape[1]
+        soft = _stack([targets.logits[i] for i in indices], length)
         loss = (1 - hard) * token_kd_loss(logits, soft, labels != IGNORED, temperature)
-        if hard:
-            loss = loss + hard * hard_labels(logits, labels, indices)
+        if hard and bool((labels >= 0).any()):
+            loss = loss + hard * hard_labels(logits, labels.where(labels >= 0, IGNORED), indices)
+        real = torch.arange(length) < torch.tensor([len(targets.hidden[i]) for i in indices])[:, None]  # (B, L)
         if hidden:
-            real = torch.arange(logits.shape[1]) < torch.tensor([len(targets.hidden[i]) for i in indices])[:, None]  # (B, L)
             loss = loss + hidden * hidden_state_loss(
-                listener.states, _stack([targets.hidden[i] for i in indices], logits.shape[1]), real
+                listener.states, _stack([targets.hidden[i] for i in indices], length), real
             )
+        if relations:
+            theirs = _stack([targets.values[i] for i in indices], length)
+            loss = loss + relations * relation_loss(listener.values, theirs, real, heads)
         return loss
 
     return objective

@@ -18,7 +18,7 @@ from course_lib.measure.size import effective_parameters, macs_per_token, stored
 from course_lib.models.zoo import load_token_classifier, load_tokenizer, model_tags
 from course_lib.ner.evaluate import f1_difference, f1_interval
 from course_lib.ner.predict import tags_of_words
-from course_lib.recipes.stages import Context, max_pieces
+from course_lib.recipes.teacher import Context, max_pieces
 
 SINGLES = 300  # test sentences that run one by one
 PROSE = 512  # test sentences that run from raw text to entities

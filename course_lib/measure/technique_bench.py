@@ -21,7 +21,7 @@ from course_lib.ner.evaluate import entity_f1
 from course_lib.ner.predict import predict_tags
 from course_lib.ner.train import Settings, hard_labels, learning_rate, make_optimizer
 from course_lib.recipes.compress import timed_rows
-from course_lib.recipes.stages import Context, Prepared, max_pieces
+from course_lib.recipes.teacher import Context, Prepared, max_pieces
 
 BATCH = 32  # sentences that are timed at once
 

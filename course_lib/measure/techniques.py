@@ -27,7 +27,7 @@ DENSE = "dense"
 PARTS = ("validation", "test")
 CODE = (
     "measure", "pruning", "quantization", "models", "ner", "data", "calibration.py", "layerwise.py", "obs.py", "granularity.py",
-    "plan.py", "recipes/stages.py", "recipes/compress.py", "deploy/engines.py", "deploy/worker.py",
+    "plan.py", "recipes/teacher.py", "recipes/stages.py", "recipes/compress.py", "deploy/engines.py", "deploy/worker.py",
 )  # fmt: skip
 
 

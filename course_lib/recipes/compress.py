@@ -22,7 +22,8 @@ from course_lib.models.zoo import load_token_classifier, load_tokenizer, model_t
 from course_lib.ner.evaluate import f1_difference, f1_interval
 from course_lib.ner.predict import predict_tags
 from course_lib.recipes.recipe import Recipe
-from course_lib.recipes.stages import Context, check_recipe, make_onnx, make_student, make_teacher, max_pieces
+from course_lib.recipes.stages import check_recipe, make_ensemble, make_onnx, make_student
+from course_lib.recipes.teacher import Context, max_pieces
 
 TIMED = 300  # test sentences that are timed
 ROUNDS = 3
@@ -45,8 +46,8 @@ def compress(context: Context, encoder: str, recipe: Recipe, out: Path) -> dict:
         The scorecard.
     """
     check_recipe(encoder, recipe)
-    teacher = make_teacher(context, encoder, recipe)
-    student = make_student(context, teacher, recipe)
+    teachers = make_ensemble(context, encoder, recipe)
+    teacher, student = teachers[0], make_student(context, teachers, recipe)
     folders = {}
     for _, kind, engine, precision in PLAN:
         trained = teacher if kind == "teacher" else student

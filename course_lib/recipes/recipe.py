@@ -1,7 +1,7 @@
 """A compression recipe: an ordered list of steps as a TOML file, checked before anything runs."""
 
 import tomllib
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from math import inf
 from pathlib import Path
 from typing import get_args, get_origin
@@ -24,9 +24,23 @@ class Training:
 
 @dataclass(frozen=True)
 class DropLayers:
-    """Keep only these encoder layers."""
+    """Keep only some encoder layers.
 
-    keep: list[int]
+    Attributes:
+        keep: their numbers, from 0; or
+        count: how many, and which ones is chosen by validation F1 among all choices, before anything is trained again.
+    """
+
+    keep: list[int] = field(default_factory=list)
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class RemoveHeads:
+    """Keep this many attention heads per layer, those with the highest Taylor scores."""
+
+    keep: int
+    sentences: int = 512
 
 
 @dataclass(frozen=True)
@@ -46,16 +60,32 @@ class TrimVocabulary:
 
     Attributes:
         characters: the single characters to keep; "" keeps all that the vocabulary has.
+        most: how many of the pieces that occur to keep, the most frequent ones; 0 keeps all. Words whose pieces go are spelt
+            with shorter ones.
+        positions: how many positions to keep, special pieces included; 0 keeps all. Longer sentences are read in windows.
     """
 
     characters: str = ""
+    most: int = 0
+    positions: int = 0
 
 
 @dataclass(frozen=True)
 class Distil:
-    """Train on soft labels and last hidden states of the teacher plus hard labels:
+    """Train on what the teacher says and on hard labels:
 
-    ``(1 − hard_weight)·KD + hard_weight·CE + hidden_weight·hidden``.
+    ``(1 − hard_weight)·KD + hard_weight·CE + hidden_weight·hidden + relation_weight·relations``.
+
+    Attributes:
+        temperature: of the soft labels.
+        hard_weight: of the corpus's own labels, where a sentence has any.
+        hidden_weight: of the last hidden states.
+        relation_weight: of the relations between the last layer's value vectors.
+        ensemble: teachers whose logits are averaged: the teacher, and others trained alike with the next seeds.
+        copies: changed copies of each training sentence that the teacher labels (:mod:`course_lib.data.augment`).
+        generated: sentences of the generated corpus that the teacher labels.
+        text: a file of plain text, a sentence or paragraph per line, that the teacher labels; "" is none.
+        soup: students trained with this many seeds, whose weights are averaged where validation F1 gains from it.
     """
 
     epochs: int = 4
@@ -64,16 +94,23 @@ class Distil:
     temperature: float = 2.0
     hard_weight: float = 0.2
     hidden_weight: float = 0.0
+    relation_weight: float = 0.0
     freeze_embeddings: bool = False
     patience: int | None = None
+    ensemble: int = 1
+    copies: int = 0
+    generated: int = 0
+    text: str = ""
+    soup: int = 1
 
 
 @dataclass(frozen=True)
 class Quantize:
-    """Dynamic int8 in ONNX Runtime."""
+    """Dynamic int8 in ONNX Runtime; the word embeddings in 8 or in 4 bits (a scale per 32 numbers)."""
 
     per_channel: bool = True
     reduce_range: bool = False
+    embedding_bits: int = 8
 
 
 ALLOWED = {  # beyond its type, what a field must be
@@ -83,10 +120,20 @@ ALLOWED = {  # beyond its type, what a field must be
     "patience": (lambda v: v >= 1, "at least 1 epoch"),
     "temperature": (lambda v: 0 < v < inf, "a number above 0"),
     "hidden_weight": (lambda v: 0 <= v < inf, "a weight of at least 0"),
+    "relation_weight": (lambda v: 0 <= v < inf, "a weight of at least 0"),
+    "ensemble": (lambda v: v >= 1, "at least 1 teacher"),
+    "soup": (lambda v: v >= 1, "at least 1 student"),
+    "copies": (lambda v: v >= 0, "at least 0"),
+    "generated": (lambda v: v >= 0, "at least 0 sentences"),
+    "most": (lambda v: v >= 0, "at least 0 pieces; 0 keeps all that occur"),
+    "positions": (lambda v: v == 0 or v >= 16, "at least 16 positions, or 0 for all"),
+    "count": (lambda v: v >= 0, "how many layers to keep"),
+    "embedding_bits": (lambda v: v in (4, 8), "4 or 8"),
     "hard_weight": (lambda v: 0 <= v <= 1, "a fraction between 0 and 1"),
     "sentences": (lambda v: v >= 1, "at least 1"),
     "score": (lambda v: v in ("taylor", "weight"), "'taylor' or 'weight'"),
     "RemoveFfnNeurons.keep": (lambda v: v >= 1, "at least 1 neuron"),
+    "RemoveHeads.keep": (lambda v: v >= 1, "at least 1 head"),
     "DropLayers.keep": (lambda v: _ascending(v), "at least one layer number, from 0, in ascending order"),
 }
 
@@ -96,8 +143,8 @@ def _ascending(keep: list) -> bool:
 
 
 STEPS = {
-    "trim_vocabulary": TrimVocabulary, "drop_layers": DropLayers, "remove_ffn_neurons": RemoveFfnNeurons, "distil": Distil,
-    "quantize": Quantize,
+    "trim_vocabulary": TrimVocabulary, "drop_layers": DropLayers, "remove_heads": RemoveHeads, "remove_ffn_neurons": RemoveFfnNeurons,
+    "distil": Distil, "quantize": Quantize,
 }  # fmt: skip
 
 
@@ -164,30 +211,38 @@ def parse_recipe(path: Path, text: str, data: dict) -> Recipe:
     return Recipe(name, _build(path, "[teacher]", Training, teacher), steps, text)
 
 
-def check_fit(recipe: Recipe, layers: int, neurons: int) -> None:
+def check_fit(recipe: Recipe, layers: int, neurons: int, heads: int) -> None:
     """Find out before anything runs that a recipe was written for another encoder.
 
     Args:
         recipe: the recipe.
-        layers, neurons: of the encoder, feed-forward neurons per layer.
+        layers, neurons, heads: of the encoder, feed-forward neurons and attention heads per layer.
     Raises:
-        CourseError: it keeps layers or neurons that the encoder does not have.
+        CourseError: it keeps layers, neurons or heads that the encoder does not have.
     """
     for step in recipe.steps:
         if isinstance(step, DropLayers):
-            if step.keep[-1] >= layers:
+            if bool(step.keep) == bool(step.count):
+                raise CourseError(f"recipe {recipe.name!r}: drop_layers: expected either keep, a list of layers, or count.")
+            if max(*step.keep, step.count - 1, 0) >= layers:
                 raise CourseError(
-                    f"recipe {recipe.name!r}: drop_layers keeps {step.keep}, but there are only layers 0 to {layers - 1}. "
+                    f"recipe {recipe.name!r}: drop_layers keeps {step.keep or step.count}, but there are only layers 0 to {layers - 1}. "
                     "Give a recipe for this encoder: --recipe FILE.toml."
                 )
-            layers = len(step.keep)
+            layers = step.count or len(step.keep)
+        elif isinstance(step, RemoveHeads):
+            heads = _fewer(recipe, "remove_heads", step.keep, heads, "heads")
         elif isinstance(step, RemoveFfnNeurons):
-            if step.keep > neurons:
-                raise CourseError(
-                    f"recipe {recipe.name!r}: remove_ffn_neurons keeps {step.keep}, but a layer has only {neurons} neurons. "
-                    "Give a recipe for this encoder: --recipe FILE.toml."
-                )
-            neurons = step.keep
+            neurons = _fewer(recipe, "remove_ffn_neurons", step.keep, neurons, "neurons")
+
+
+def _fewer(recipe: Recipe, step: str, keep: int, units: int, what: str) -> int:
+    if keep > units:
+        raise CourseError(
+            f"recipe {recipe.name!r}: {step} keeps {keep}, but a layer has only {units} {what}. "
+            "Give a recipe for this encoder: --recipe FILE.toml."
+        )
+    return keep
 
 
 def _step(path: Path, number: int, row: dict) -> object:
@@ -210,7 +265,7 @@ def _build(path: Path, where: str, kind: type, row: dict) -> object:
         holds, expected = ALLOWED.get(f"{kind.__name__}.{name}") or ALLOWED.get(name) or (lambda v: True, "")
         if not holds(value):
             raise CourseError(f"{path}, {where}: {name} = {value!r}; expected {expected}.{_searched(declared, value)}")
-    missing = [name for name, f in known.items() if f.default is MISSING and name not in row]
+    missing = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING and n not in row]
     if missing:
         raise CourseError(f"{path}, {where}: {missing[0]} is missing; expected {sorted(known)}.")
     return kind(**row)

@@ -1,208 +1,221 @@
 """The stages of a compression run, each cached by a hash of everything that made it: data, weights, settings, code."""
 
+import copy
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import combinations
+from math import gcd
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 
-from course_lib.artifacts import Cache, code_digest, file_sha256, new_folder, read_json, write_json, write_text
+from course_lib.artifacts import code_digest, explained, file_sha256, new_folder, read_json, write_json, write_text
 from course_lib.console import bar, say
-from course_lib.data.align import IGNORED, Window, collate, make_windows, pad, pad_id, window_labels
-from course_lib.data.corpus import Corpus
-from course_lib.deploy import engines
+from course_lib.data.align import IGNORED, collate, make_windows, pad, pad_id
+from course_lib.data.augment import changed_copies
+from course_lib.data.generated import generate
+from course_lib.data.words import split_sentences
 from course_lib.deploy.engines import TorchEngine
 from course_lib.deploy.export import export_onnx, quantize_onnx
-from course_lib.distillation.objective import LastHidden, distil_objective, teacher_targets
-from course_lib.machine import fast_bf16
-from course_lib.models.zoo import (
-    CONFIG,
-    TOKENIZER,
-    WEIGHTS,
-    find_encoder,
-    load_token_classifier,
-    load_tokenizer,
-    model_tags,
-    save_model,
-)
+from course_lib.distillation.objective import SOFT_ONLY, LastHidden, distil_objective, teacher_targets
+from course_lib.errors import CourseError
+from course_lib.models.surgery import head_groups, layer_shapes
+from course_lib.models.zoo import CONFIG, TOKENIZER, find_encoder, load_token_classifier, load_tokenizer, model_tags, save_model
 from course_lib.ner.evaluate import entity_f1
 from course_lib.ner.predict import predict_tags
-from course_lib.ner.train import Objective, Settings, hard_labels, train
+from course_lib.ner.train import hard_labels
 from course_lib.pruning.scores import ffn_taylor_scores, weight_unit_scores
-from course_lib.pruning.structure import best_units, drop_layers, encoder_layers, remove_ffn_neurons
+from course_lib.pruning.structure import best_units, drop_layers, encoder_layers, remove_ffn_neurons, remove_heads
+from course_lib.pruning.unit_scores import group_taylor_scores
 from course_lib.recipes.recipe import (
     Distil,
     DropLayers,
     Quantize,
     Recipe,
     RemoveFfnNeurons,
-    Training,
+    RemoveHeads,
     TrimVocabulary,
     check_fit,
 )
+from course_lib.recipes.soup import greedy_soup
+from course_lib.recipes.teacher import Context, Prepared, fit, make_teacher, max_pieces
+from course_lib.redundancy.positions import trim_positions
 from course_lib.redundancy.vocabulary import choose_pieces, count_pieces, trim_vocabulary
 from course_lib.report import Report
 
-
-@dataclass
-class Context:
-    """What all stages share.
-
-    Attributes:
-        corpus: the data.
-        cache: where finished stages are.
-        seed: of heads, batches and dropout.
-        threads: of PyTorch; another number gives other last bits, so it is part of the keys.
-        bf16: train under bf16 autocast.
-    """
-
-    corpus: Corpus
-    cache: Cache
-    seed: int
-    threads: int
-    bf16: bool
-
-    @classmethod
-    def create(cls, corpus: Corpus, cache: Cache, seed: int, threads: int, bf16: bool | None = None) -> "Context":
-        """A context; ``bf16=None`` asks the processor whether bf16 training pays here."""
-        torch.set_num_threads(threads)
-        return cls(corpus, cache, seed, threads, fast_bf16() if bf16 is None else bf16)
-
-    def settings(self, row: Training | Distil) -> Settings:
-        """Training settings of a recipe's row."""
-        chosen = {k: v for k, v in asdict(row).items() if k in Settings.__dataclass_fields__}
-        return Settings(**chosen, bf16=self.bf16, seed=self.seed)
-
-    def training_key(self) -> list:
-        """What a trained model depends on beside its settings and parents."""
-        code = code_digest("data", "models", "ner", "pruning", "distillation", "redundancy", "recipes/stages.py")
-        return [self.corpus.fingerprint(), self.seed, self.threads, str(torch.__version__), code]
-
-
-@dataclass
-class Prepared:
-    """Training sentences as windows with labels."""
-
-    tokenizer: Tokenizer
-    tags: list[str]
-    windows: list[Window]
-    labels: list[list[int]]
-
-    @classmethod
-    def of(cls, corpus: Corpus, tokenizer: Tokenizer, tags: list[str], max_pieces: int) -> "Prepared":
-        """Align the training sentences of a corpus."""
-        windows = make_windows([s.words for s in corpus.train], tokenizer, max_pieces)
-        index = {tag: i for i, tag in enumerate(tags)}
-        labels = [window_labels(w, corpus.train[w.sentence].tags, index) for w in windows]
-        return cls(tokenizer, tags, windows, labels)
-
-
-def _fit(
-    context: Context, name: str, model, prepared: Prepared, settings: Settings, target: Path, objective: Objective, made: str
-) -> None:
-    """Train with a progress bar and write the finished model folder ``target``; checkpoints live beside it."""
-    validation, tokenizer = context.corpus.validation, prepared.tokenizer
-    gold = [s.tags for s in validation]
-
-    def validate(candidate) -> float:
-        engine = TorchEngine(candidate, settings.bf16)
-        return entity_f1(
-            gold, predict_tags([s.words for s in validation], engine, tokenizer, prepared.tags, max_pieces=max_pieces(model))
-        )
-
-    work = target.with_name(target.name + ".training")
-    if context.cache.force:
-        shutil.rmtree(work, ignore_errors=True)
-    precision = "bf16 autocast" if settings.bf16 else "fp32"
-    say(f"{name}: {len(prepared.windows)} sentences, {settings.epochs} epochs in {precision}, {context.threads} threads")
-    with bar(name) as advance:
-
-        def progress(event: dict) -> None:
-            advance(completed=event["step"], total=event["steps"], note=f"loss {event['loss']:.3f}")
-            if "f1" in event:
-                say(f"  epoch {event['epoch']}: loss {event['loss']:.4f}, validation F1 {event['f1']:.4f}")
-
-        history = train(
-            model, prepared.windows, prepared.labels, pad_id(tokenizer), validate, settings, work, objective, progress
-        )
-    with new_folder(target) as folder:
-        save_model(model, tokenizer, folder)
-        write_json(folder / "history.json", {"settings": asdict(settings), "threads": context.threads, "epochs": history})
-        write_text(folder / "recipe.toml", made)
-    shutil.rmtree(work)
-
-
-def max_pieces(model) -> int:
-    """Pieces the model can read at once, special tokens included."""
-    return engines.max_pieces(model.config.to_dict())
+CODE = (
+    "pruning",
+    "distillation",
+    "redundancy",
+    "data/augment.py",
+    "recipes/stages.py",
+    "recipes/soup.py",
+)  # what a student depends on beside the teacher's
 
 
 def check_recipe(encoder: str, recipe: Recipe) -> None:
     """Refuse a recipe that the encoder cannot follow, before anything is trained."""
     config = read_json(find_encoder(encoder) / CONFIG)
-    check_fit(recipe, config.get("num_hidden_layers", 0), config.get("intermediate_size", 0))
+    shape = (config.get(key, 0) for key in ("num_hidden_layers", "intermediate_size", "num_attention_heads"))
+    check_fit(recipe, *shape)
+    for step in recipe.of(Distil):
+        if step.text and not Path(step.text).is_file():
+            raise CourseError(f"recipe {recipe.name!r}: distil: text = {step.text!r} is no file. Expected plain text to label.")
 
 
-def make_teacher(context: Context, encoder: str, recipe: Recipe, pretrained: bool = True) -> Path:
-    """Fine-tune the encoder on the corpus (or train its bare architecture, without ``pretrained``); returns its folder."""
-    source = find_encoder(encoder)
-    settings = context.settings(recipe.teacher)
-    parents = [file_sha256(source / f) for f in (CONFIG, WEIGHTS, TOKENIZER)]
-    target = context.cache.path("teacher" if pretrained else "scratch", parents, asdict(settings), *context.training_key())
-    if context.cache.ready(target):
-        return target
-    tokenizer = load_tokenizer(source)
-    model = load_token_classifier(source, context.corpus.tags, context.seed, pretrained)
-    prepared = Prepared.of(context.corpus, tokenizer, context.corpus.tags, max_pieces(model))
-    _fit(
-        context,
-        "teacher" if pretrained else "same architecture, random weights",
-        model,
-        prepared,
-        settings,
-        target,
-        hard_labels,
-        recipe.text,
-    )
-    return target
-
-
-def make_student(context: Context, teacher: Path, recipe: Recipe) -> Path:
-    """Cut the teacher down as the recipe says and distil it back; returns the student's folder."""
+def make_ensemble(context: Context, encoder: str, recipe: Recipe) -> list[Path]:
+    """The teacher, and as many more as the recipe's distillation asks for, trained alike with the next seeds."""
     (distil,) = recipe.of(Distil)
+    seeds = range(context.seed, context.seed + distil.ensemble)
+    return [make_teacher(replace(context, seed=seed), encoder, recipe) for seed in seeds]
+
+
+def make_student(context: Context, teachers: Path | Sequence[Path], recipe: Recipe) -> Path:
+    """Cut the teacher down as the recipe says and distil it back; returns the student's folder.
+
+    Args:
+        teachers: the teacher's folder, which the student is cut from; further ones only add their logits (:func:`make_ensemble`).
+    """
+    teachers = [teachers] if isinstance(teachers, Path) else list(teachers)
+    (distil,) = recipe.of(Distil)
+    seeds = range(context.seed, context.seed + distil.soup)
+    students = [_student(replace(context, seed=seed), teachers, recipe) for seed in seeds]
+    return students[0] if len(students) == 1 else make_soup(context, students, recipe)
+
+
+def _student(context: Context, teachers: list[Path], recipe: Recipe) -> Path:
+    (distil,) = recipe.of(Distil)
+    made_of = [asdict(s) for s in recipe.steps if not isinstance(s, Quantize)]
+    text = file_sha256(Path(distil.text)) if distil.text else None
     target = context.cache.path(
-        "student", teacher.name, [asdict(s) for s in recipe.steps[:-1]], context.bf16, *context.training_key()
+        "student", [t.name for t in teachers], made_of, text, context.bf16, *context.training_key(*CODE)
     )
     if context.cache.ready(target):
         return target
-    model, tokenizer = load_token_classifier(teacher), load_tokenizer(teacher)
-    prepared = Prepared.of(context.corpus, tokenizer, model_tags(model), max_pieces(model))
+    models, tokenizer = [load_token_classifier(t) for t in teachers], load_tokenizer(teachers[0])
+    for step in recipe.of(TrimVocabulary):
+        tokenizer = trim(context, models, tokenizer, step)
+    model = models[0]
+    prepared = with_soft_labels(context, distil, tokenizer, model)
     with bar("teacher labels", len(prepared.windows)) as advance:
-        targets = teacher_targets(model, prepared.windows, pad_id(tokenizer), context.bf16, advance)
+        relations = distil.relation_weight > 0
+        targets = teacher_targets(models, prepared.windows, pad_id(tokenizer), context.bf16, advance, relations)
     for step in recipe.steps:
-        if isinstance(step, TrimVocabulary):
-            prepared, report = trim(context, model, prepared, step)
+        report = cut(context, model, prepared, step)
+        if report:
             say(str(report))
-        elif isinstance(step, DropLayers):
-            say(str(drop_layers(model, step.keep)))
-        elif isinstance(step, RemoveFfnNeurons):
-            say(str(remove_ffn_neurons(model, choose_neurons(model, step, prepared))))
-
     listener = LastHidden(model)
-    objective = distil_objective(listener, targets, distil.temperature, distil.hard_weight, distil.hidden_weight)
-    _fit(context, "student", model, prepared, context.settings(distil), target, objective, recipe.text)
+    weights = distil.hard_weight, distil.hidden_weight, distil.relation_weight
+    heads = gcd(model.config.num_attention_heads, layer_shapes(model)["heads"][-1])  # into which both widths can be cut
+    objective = distil_objective(listener, targets, distil.temperature, *weights, heads)
+    fit(context, "student", model, prepared, context.settings(distil), target, objective, recipe.text)
     listener.remove()
     return target
 
 
-def trim(context: Context, model, prepared: Prepared, step: TrimVocabulary) -> tuple[Prepared, Report]:
-    """Trim the vocabulary to the training text; the training sentences, with the new numbers of the same pieces."""
-    counts = count_pieces([s.words for s in context.corpus.train], prepared.tokenizer)
-    keep = choose_pieces(counts, prepared.tokenizer, characters=step.characters or None)
-    tokenizer, report = trim_vocabulary(model, prepared.tokenizer, keep)
-    return Prepared.of(context.corpus, tokenizer, prepared.tags, max_pieces(model)), report
+def cut(context: Context, model, prepared: Prepared, step: object) -> Report | None:
+    """Take one step that makes the layers smaller, in place; None for steps of another kind."""
+    if isinstance(step, DropLayers):
+        return drop_layers(model, step.keep or best_layers(context, model, prepared, step.count))
+    if isinstance(step, RemoveHeads):
+        return remove_heads(model, choose_heads(model, step, prepared))
+    if isinstance(step, RemoveFfnNeurons):
+        return remove_ffn_neurons(model, choose_neurons(model, step, prepared))
+    return None
+
+
+def with_soft_labels(context: Context, distil: Distil, tokenizer: Tokenizer, model) -> Prepared:
+    """The training windows, then those of the text that only the teacher labels: :data:`SOFT_ONLY` where they are read."""
+    limit = max_pieces(model)
+    prepared = Prepared.of(context.corpus, tokenizer, model_tags(model), limit)
+    words = changed_copies(context.corpus.train, distil.copies, context.seed) if distil.copies else []
+    if distil.generated:  # of another seed than the corpus, whose validation and test sentences must not come back as text
+        words += [s.words for s in generate(context.seed + 1, {"train": distil.generated, "validation": 1, "test": 1}).train]
+    if distil.text:
+        words += [tuple(w.text for w in s) for line in read_text(Path(distil.text)) for s in split_sentences(line)]
+    windows = make_windows(words, tokenizer, limit)
+    read = [[SOFT_ONLY if i in dict(w.heads) else IGNORED for i in range(len(w.ids))] for w in windows]
+    return replace(prepared, windows=prepared.windows + windows, labels=prepared.labels + read)
+
+
+def read_text(path: Path) -> list[str]:
+    """The lines of a text file that hold anything.
+
+    Raises:
+        CourseError: it cannot be read, or is not UTF-8.
+    """
+    with explained(path):
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise CourseError(
+                f"{path}: not UTF-8 ({error.reason} at byte {error.start}). Convert the text to UTF-8."
+            ) from error
+    return [line for line in lines if line.strip()]
+
+
+def trim(context: Context, models: Sequence, tokenizer: Tokenizer, step: TrimVocabulary) -> Tokenizer:
+    """Trim the vocabulary and positions of models that share a tokenizer, in place; the new tokenizer.
+
+    What says so to a student reads with the same pieces: of a teacher that keeps all pieces the text needs, nothing changes.
+    """
+    counts = count_pieces([s.words for s in context.corpus.train], tokenizer)
+    keep = choose_pieces(counts, tokenizer, step.most or None, characters=step.characters or None)
+    for model in models:
+        smaller, report = trim_vocabulary(model, tokenizer, keep)
+        say(str(report))
+        if step.positions:
+            say(str(trim_positions(model, step.positions)))
+    return smaller
+
+
+def validation_f1(context: Context, model, prepared: Prepared) -> float:
+    """Validation F1 of a model in PyTorch, under bf16 autocast where it is trained so."""
+    gold, words = [s.tags for s in context.corpus.validation], [s.words for s in context.corpus.validation]
+    engine = TorchEngine(model, context.bf16)
+    return entity_f1(gold, predict_tags(words, engine, prepared.tokenizer, prepared.tags, max_pieces=max_pieces(model)))
+
+
+def best_layers(context: Context, model, prepared: Prepared, count: int) -> list[int]:
+    """The ``count`` layers that keep the highest validation F1 when the others are bypassed, nothing being trained again."""
+    choices = list(combinations(range(len(encoder_layers(model))), count))
+    with bar("which layers", len(choices)) as advance:
+        scores = []
+        for keep in choices:
+            smaller = copy.deepcopy(model)
+            drop_layers(smaller, keep)
+            scores.append(validation_f1(context, smaller, prepared))
+            advance()
+    best = list(choices[scores.index(max(scores))])
+    say(f"  layers {best}: validation F1 {max(scores):.4f} as they are; the worst choice has {min(scores):.4f}")
+    return best
+
+
+def choose_heads(model, step: RemoveHeads, prepared: Prepared) -> list[torch.Tensor]:
+    """The attention heads to keep in each layer, by the gradient at their gates."""
+    groups = head_groups(model)
+    scores = group_taylor_scores(model, _losses(model, prepared, step.sentences), groups).absolute
+    return [best_units(scores[group.name], step.keep) for group in groups]
+
+
+def make_soup(context: Context, students: Sequence[Path], recipe: Recipe) -> Path:
+    """A greedy soup: weights of students averaged, the best first, each kept only where validation F1 does not fall."""
+    target = context.cache.path("soup", [s.name for s in students], code_digest(*CODE))
+    if context.cache.ready(target):
+        return target
+    models = [load_token_classifier(s) for s in students]
+    tokenizer = load_tokenizer(students[0])
+    prepared = Prepared.of(context.corpus, tokenizer, model_tags(models[0]), max_pieces(models[0]))
+    soup, log = greedy_soup(models, lambda m: validation_f1(context, m, prepared))
+    for row in log:
+        say(f"  soup of {row['members']}: validation F1 {row['validation_f1']:.4f}{'' if row['kept'] else ', not kept'}")
+    with new_folder(target) as folder:
+        save_model(soup, tokenizer, folder)
+        write_json(folder / "history.json", {"soup": [s.name for s in students], "log": log})
+        write_text(folder / "recipe.toml", recipe.text)
+    return target
 
 
 def choose_neurons(model, step: RemoveFfnNeurons, prepared: Prepared) -> list[torch.Tensor]:

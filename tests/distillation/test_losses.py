@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from course_lib.distillation.losses import token_kd_loss
+from course_lib.distillation.losses import relation_loss, token_kd_loss
 
 
 def draw(seed: int, batch: int = 3, length: int = 7, tags: int = 9, scale: float = 3.0):
@@ -159,3 +159,69 @@ def test_shapes_that_do_not_fit_are_refused_with_both_shapes(change, message):
 def test_a_temperature_that_is_not_above_zero_is_refused(temperature):
     with pytest.raises(ValueError, match=f"temperature = {temperature}: expected a number above 0"):
         token_kd_loss(*draw(10), temperature)
+
+
+# --- relations between tokens
+
+
+def vectors(seed: int, width: int, batch: int = 2, length: int = 6) -> torch.Tensor:
+    return torch.randn(batch, length, width, generator=torch.Generator().manual_seed(seed))
+
+
+def lengths_mask(*lengths: int, length: int = 6) -> torch.Tensor:
+    return torch.arange(length) < torch.tensor(lengths)[:, None]
+
+
+def test_relations_are_those_of_a_loop_over_sentences_and_heads():
+    student, teacher, mask, heads = vectors(0, 8), vectors(1, 12), lengths_mask(6, 4), 4
+    total = 0.0
+    for sentence, count in ((0, 6), (1, 4)):
+        for head in range(heads):
+            q, p = (
+                (v[sentence, :count, head * d : (head + 1) * d] @ v[sentence, :count, head * d : (head + 1) * d].T) / d**0.5
+                for v, d in ((student, 2), (teacher, 3))
+            )
+            total += F.kl_div(F.log_softmax(q, -1), F.log_softmax(p, -1), reduction="sum", log_target=True).item()
+    # fp32 sums of 10 · 4 terms of the order of 1: 40 roundings of 2^-24, and as many again in the loop
+    assert relation_loss(student, teacher, mask, heads).item() == pytest.approx(total / (4 * 10), abs=1e-5)
+
+
+def test_a_rotation_of_the_space_of_each_head_changes_no_relation():
+    """Only dot products enter, and those an orthogonal Q leaves alone: ‖Qx‖ = ‖x‖. In double the rest is rounding."""
+    teacher, mask = vectors(2, 12), lengths_mask(6, 5)
+    rotation = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(3)))[0]
+    turned = (teacher.unflatten(-1, (4, 3)) @ rotation).flatten(-2)
+    # scores of at most 3·3² / √3 ≈ 16 with errors of 2^-22 relative: their softmax moves by less than 1e-5, and the KL by its square
+    assert abs(relation_loss(turned, teacher, mask, 4).item()) < 1e-6
+    assert relation_loss(turned, teacher, mask, 6).item() > 1e-3, "across heads it is no rotation of their space"
+
+
+def test_padding_says_nothing_about_relations_and_gets_no_gradient():
+    student, teacher, mask = vectors(4, 8).requires_grad_(), vectors(5, 8), lengths_mask(6, 3)
+    loss = relation_loss(student, teacher, mask, 2)
+    loss.backward()
+    assert torch.equal(student.grad[1, 3:], torch.zeros(3, 8)) and student.grad[1, :3].abs().sum() > 0
+    other = student.detach().clone()
+    other[1, 3:] = 100.0
+    assert relation_loss(other, teacher, mask, 2).item() == loss.item()
+
+
+def test_equal_relations_cost_nothing_and_others_something():
+    states, mask = vectors(6, 8), lengths_mask(6, 2)
+    assert relation_loss(states, states, mask, 2).item() == 0.0
+    assert relation_loss(vectors(7, 8), states, mask, 2).item() > 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"heads": 3}, "heads = 3: expected a number that divides the widths 8 and 8"),
+        ({"heads": 0}, "heads = 0"),
+        ({"teacher": vectors(0, 8, length=5)}, r"teacher = \(2, 5, 8\)"),
+        ({"mask": lengths_mask(5, 2, length=5)}, r"mask = \(2, 5\)"),
+    ],
+)
+def test_relations_that_do_not_fit_are_refused(change, message):
+    good = {"student": vectors(0, 8), "teacher": vectors(1, 8), "mask": lengths_mask(6, 2), "heads": 2}
+    with pytest.raises(ValueError, match=message):
+        relation_loss(**(good | change))

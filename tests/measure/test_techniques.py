@@ -23,7 +23,7 @@ from course_lib.pruning.masks import sparsity
 from course_lib.pruning.storage import encode_two_four
 from course_lib.quantization.storage import to_stored
 from course_lib.recipes.recipe import Distil, Quantize, Recipe, Training
-from course_lib.recipes.stages import Context, make_teacher
+from course_lib.recipes.teacher import Context, make_teacher
 
 RECIPE = Recipe("mine", Training(3, 8, 5e-3), (Distil(1, 8, 5e-3), Quantize()), "# the text of the recipe\n")
 SIZES = Sizes(calibration=16, recovery=24, search=8, passes=1)

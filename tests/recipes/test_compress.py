@@ -19,7 +19,7 @@ from course_lib.models.zoo import find_encoder, load_tokenizer
 from course_lib.recipes import compress as module
 from course_lib.recipes.compress import TIMED, compress, notes, timed_rows
 from course_lib.recipes.recipe import Distil, DropLayers, Quantize, Recipe, Training, TrimVocabulary
-from course_lib.recipes.stages import Context
+from course_lib.recipes.teacher import Context
 
 RECIPE = Recipe("mine", Training(1, 8, 5e-3), (DropLayers([0]), Distil(1, 8, 5e-3), Quantize()), "# the text of the recipe\n")
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from course_lib.artifacts import Cache
-from course_lib.data.align import make_windows
+from course_lib.data.align import IGNORED, make_windows
 from course_lib.data.conll import Sentence
 from course_lib.data.corpus import Corpus
+from course_lib.deploy.engines import TorchEngine
+from course_lib.distillation.objective import SOFT_ONLY
 from course_lib.errors import CourseError
 from course_lib.machine import fast_bf16
 from course_lib.models.zoo import find_encoder, load_token_classifier, load_tokenizer, model_tags
@@ -19,8 +22,19 @@ from course_lib.ner.evaluate import entity_f1
 from course_lib.ner.predict import predict_tags
 from course_lib.pruning.structure import encoder_layers
 from course_lib.recipes import stages
-from course_lib.recipes.recipe import Distil, DropLayers, Quantize, Recipe, RemoveFfnNeurons, Training, TrimVocabulary
-from course_lib.recipes.stages import Context, Prepared, make_onnx, make_student, make_teacher, trim
+from course_lib.recipes import teacher as teacher_stage
+from course_lib.recipes.recipe import (
+    Distil,
+    DropLayers,
+    Quantize,
+    Recipe,
+    RemoveFfnNeurons,
+    RemoveHeads,
+    Training,
+    TrimVocabulary,
+)
+from course_lib.recipes.stages import check_recipe, make_onnx, make_student, trim
+from course_lib.recipes.teacher import Context, Prepared, make_teacher, max_pieces
 
 MODEL = {"config.json", "model.safetensors", "tokenizer.json", "recipe.toml", "history.json"}
 RECIPE = Recipe(
@@ -111,7 +125,7 @@ def test_the_best_epochs_weights_are_kept(teacher):
     """The saved folder scores on validation exactly what its best epoch scored (fp32, one thread: to the bit)."""
     model, part = load_token_classifier(teacher), corpus().validation
     torch.set_num_threads(1)
-    predicted = predict_tags([s.words for s in part], stages.TorchEngine(model), load_tokenizer(teacher), model_tags(model))
+    predicted = predict_tags([s.words for s in part], TorchEngine(model), load_tokenizer(teacher), model_tags(model))
     history = json.loads((teacher / "history.json").read_text())["epochs"]
     assert entity_f1([s.tags for s in part], predicted) == max(e["validation_f1"] for e in history)
 
@@ -128,7 +142,7 @@ def test_training_is_announced_once_and_then_taken_from_the_cache(teacher, root,
 
 
 def test_the_key_follows_everything_the_weights_depend_on(teacher, root, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "_fit", lambda *a: (tmp_path / a[5].name).mkdir())  # names, not models
+    monkeypatch.setattr(teacher_stage, "fit", lambda *a: (tmp_path / a[5].name).mkdir())  # names, not models
     faster = Recipe("mine", Training(epochs=2, batch_size=8, learning_rate=6e-3), RECIPE.steps, RECIPE.text)
     renamed = Recipe("other", RECIPE.teacher, (), "# another text")
     assert make_teacher(context(root), "tiny", renamed).name == teacher.name, "steps and text do not make the teacher"
@@ -141,7 +155,7 @@ def test_the_key_follows_everything_the_weights_depend_on(teacher, root, tmp_pat
         make_teacher(context(root), str(teacher), RECIPE),
         make_teacher(context(root), "tiny", RECIPE, pretrained=False),
     ]
-    monkeypatch.setattr(stages, "code_digest", lambda *where: "other code")
+    monkeypatch.setattr(teacher_stage, "code_digest", lambda *where: "other code")
     variants.append(make_teacher(context(root), "tiny", RECIPE))
     assert len({teacher.name, *(v.name for v in variants)}) == len(variants) + 1
 
@@ -264,8 +278,8 @@ def test_a_recipe_for_a_bigger_encoder_is_refused_before_anything_is_trained(tmp
         (RemoveFfnNeurons(65), "only 64 neurons"),
     ):
         with pytest.raises(CourseError, match=message):
-            stages.check_recipe("tiny", Recipe("big", Training(), (step, Distil(), Quantize()), ""))
-    stages.check_recipe("tiny", RECIPE)
+            check_recipe("tiny", Recipe("big", Training(), (step, Distil(), Quantize()), ""))
+    check_recipe("tiny", RECIPE)
 
 
 # --- to ship
@@ -299,14 +313,122 @@ def test_int8_comes_from_the_fp32_file_and_follows_its_settings(root, student, c
     assert make_onnx(context(root), student, narrow, False) == make_onnx(context(root), student, RECIPE, False)
 
 
-def test_a_trimmed_student_reads_the_same_pieces_under_new_numbers(root, teacher):
-    """What the teacher said of a piece must be said of the same piece."""
-    here = context(root)
-    model, tokenizer = load_token_classifier(teacher), load_tokenizer(teacher)
-    before = Prepared.of(here.corpus, tokenizer, model_tags(model), 512)
-    after, report = trim(here, model, before, TrimVocabulary("abc"))
-    assert after.labels == before.labels and report.parameters_after < report.parameters_before
+def test_a_trimmed_teacher_reads_the_same_pieces_under_new_numbers_and_says_the_same(root, teacher):
+    """What the teacher says of a piece must be said of the same piece."""
+    here, tokenizer = context(root), load_tokenizer(teacher)
+    models = [load_token_classifier(teacher).eval() for _ in range(3)]
+    smaller = trim(here, models[1:], tokenizer, TrimVocabulary("abc", positions=64))
+    before = Prepared.of(here.corpus, tokenizer, model_tags(models[0]), 64)
+    after = Prepared.of(here.corpus, smaller, model_tags(models[0]), max_pieces(models[1]))
+    assert after.labels == before.labels and models[1].num_parameters() < models[0].num_parameters()
     for old, new in zip(before.windows, after.windows, strict=True):
         assert old.heads == new.heads
-        assert [tokenizer.id_to_token(i) for i in old.ids] == [after.tokenizer.id_to_token(i) for i in new.ids]
-    assert {i for w in after.windows for i in w.ids} < set(range(model.config.vocab_size))
+        assert [tokenizer.id_to_token(i) for i in old.ids] == [smaller.id_to_token(i) for i in new.ids]
+    for model in models[1:]:
+        said = [m(torch.tensor([w.ids])).logits for m, w in ((models[0], before.windows[0]), (model, after.windows[0]))]
+        assert torch.equal(*said)
+
+
+def test_only_as_many_pieces_as_asked_for_are_kept(root, teacher):
+    models, tokenizer = [load_token_classifier(teacher)], load_tokenizer(teacher)
+    all_of_them = trim(context(root), models, tokenizer, TrimVocabulary("abc"))
+    fewer = trim(context(root), models, all_of_them, TrimVocabulary("abc", most=5))
+    assert fewer.get_vocab_size() < all_of_them.get_vocab_size()
+
+
+# --- levers of the distillation and of the cuts
+
+
+def distilled(**fields) -> Recipe:
+    steps = (
+        DropLayers([1]),
+        RemoveFfnNeurons(8, "weight"),
+        Distil(epochs=1, batch_size=8, learning_rate=1e-3, **fields),
+        Quantize(),
+    )
+    return Recipe("mine", RECIPE.teacher, steps, "")
+
+
+def test_text_that_only_the_teacher_labels_follows_the_training_windows(root, teacher, tmp_path):
+    model, tokenizer, here = load_token_classifier(teacher), load_tokenizer(teacher), context(root)
+    file = tmp_path / "text.txt"
+    file.write_text("The club said so. It left.\n\nA third one.\n", "utf-8")
+    prepared = stages.with_soft_labels(here, Distil(copies=2, generated=7, text=str(file)), tokenizer, model)
+    own = Prepared.of(here.corpus, tokenizer, model_tags(model), max_pieces(model))
+    count = len(own.windows)
+    assert prepared.windows[:count] == own.windows and prepared.labels[:count] == own.labels
+    assert len(prepared.windows) == 3 * count + 7 + 3, "two copies of each, seven generated, three sentences of the file"
+    for window, labels in zip(prepared.windows[count:], prepared.labels[count:], strict=True):
+        assert [i for i, label in enumerate(labels) if label == SOFT_ONLY] == [position for position, _ in window.heads]
+        assert set(labels) <= {SOFT_ONLY, IGNORED}
+
+
+def test_a_student_learns_from_copies_relations_and_several_teachers(root, teacher):
+    other = make_teacher(context(root, seed=1), "tiny", RECIPE)
+    plain = make_student(context(root), teacher, distilled())
+    for fields in ({"copies": 1}, {"relation_weight": 1.0}, {"generated": 5}):
+        assert weights(make_student(context(root), teacher, distilled(**fields))) != weights(plain), fields
+    assert weights(make_student(context(root), [teacher, other], distilled())) != weights(plain), (
+        "an ensemble says other things"
+    )
+
+
+def test_an_ensemble_is_the_teacher_and_others_of_the_next_seeds(root, teacher):
+    recipe = Recipe("mine", RECIPE.teacher, (Distil(ensemble=2), Quantize()), "")
+    first, second = stages.make_ensemble(context(root), "tiny", recipe)
+    assert first == teacher and second == make_teacher(context(root, seed=1), "tiny", RECIPE)
+
+
+def test_a_soup_is_an_average_of_students_and_no_worse_than_the_best_on_validation(root, teacher):
+    recipe, here = distilled(soup=2), context(root)
+    soup = make_student(here, teacher, recipe)
+    log = json.loads((soup / "history.json").read_text())["log"]
+    assert next(row["kept"] for row in log) and soup.name.startswith("soup")
+    model = load_token_classifier(soup)
+    prepared = Prepared.of(here.corpus, load_tokenizer(soup), model_tags(model), max_pieces(model))
+    best = max(row["validation_f1"] for row in log if row["kept"])
+    assert stages.validation_f1(here, model, prepared) == best >= log[0]["validation_f1"]
+    assert make_student(here, teacher, recipe) == soup, "taken from the cache"
+
+
+def test_the_layers_that_stay_are_those_with_the_best_validation_f1(root, teacher, capsys):
+    here, model = context(root), load_token_classifier(teacher)
+    prepared = Prepared.of(here.corpus, load_tokenizer(teacher), model_tags(model), max_pieces(model))
+    scores = {}
+    for keep in ((0,), (1,)):
+        smaller = load_token_classifier(teacher)
+        stages.drop_layers(smaller, keep)
+        scores[keep] = stages.validation_f1(here, smaller, prepared)
+    best = stages.best_layers(here, model, prepared, 1)
+    assert scores[tuple(best)] == max(scores.values())
+    assert len(encoder_layers(model)) == 2, "the model itself is left alone"
+    assert f"layers {best}" in capsys.readouterr().err
+
+
+def test_heads_are_removed_by_their_scores(root, teacher):
+    steps = RemoveHeads(2), *distilled().steps
+    student = make_student(context(root), teacher, Recipe("mine", RECIPE.teacher, steps, ""))
+    attention = encoder_layers(load_token_classifier(student))[0].attention.self
+    assert attention.num_attention_heads == 2
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (Distil(text="no/such/file.txt"), "text = 'no/such/file.txt' is no file"),
+        (DropLayers(), "expected either keep, a list of layers, or count"),
+        (DropLayers([0], count=1), "expected either keep, a list of layers, or count"),
+        (DropLayers(count=3), "drop_layers keeps 3, but there are only layers 0 to 1"),
+        (RemoveHeads(5), "remove_heads keeps 5, but a layer has only 4 heads"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_runs(step, message):
+    with pytest.raises(CourseError, match=re.escape(message)):
+        check_recipe("tiny", Recipe("mine", Training(), (step, Distil(), Quantize()), ""))
+
+
+def test_text_to_label_must_be_utf_8(tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_bytes(b"caf\xe9\n")
+    with pytest.raises(CourseError, match=r"not UTF-8 .* at byte 3"):
+        stages.read_text(file)
