@@ -413,7 +413,7 @@ def test_prepare_leaves_teacher_and_student(well):
         (None, ["--recipe mine.toml: not found", "a preset ("]),
         ("[teacher", ["mine.toml: not TOML"]),
         (RECIPE + '[[step]]\ndo = "fly"\n', ["mine.toml, step 4: do = 'fly'", "'drop_layers'"]),
-        (RECIPE.replace("keep", "kept"), ["mine.toml, step 1 (drop_layers): unknown field 'kept'", "['keep']"]),
+        (RECIPE.replace("keep", "kept"), ["mine.toml, step 1 (drop_layers): unknown field 'kept'", "'keep'"]),
         (RECIPE.replace("[1]", '"one"'), ["mine.toml, step 1 (drop_layers): keep = 'one'", "list[int]"]),
         (RECIPE.replace("epochs = 1", "epochs = -1", 1), ["mine.toml, [teacher]: epochs = -1", "at least 1"]),
         (RECIPE + '[[step]]\ndo = "drop_layers"\nkeep = [0]\n', ["mine.toml: expected the steps in the order"]),
