@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from course_lib import __version__
-from course_lib.commands import compression, learning, lessons, peers, sweeps, techniques, training
+from course_lib.commands import compression, learning, lessons, peers, search, sweeps, techniques, training
 from course_lib.errors import CourseError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ for command in (
     compression.compress,
     compression.predict,
     compression.score,
+    search.search,
     techniques.techniques,
     peers.peers,
     sweeps.sweeps,
