@@ -12,7 +12,7 @@ network that has come apart so far says "O" to everything. The paper starts from
 lets an optimizer with a rate of its own move the scores.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -41,6 +41,29 @@ def movement_scores(scores: torch.Tensor, w: torch.Tensor, gradient: torch.Tenso
     """
     expect(scores.shape == w.shape == gradient.shape, "shapes", [tuple(t.shape) for t in (scores, w, gradient)], "one shape")
     return scores - w * gradient
+
+
+def movement_of_steps(w: torch.Tensor, gradients: Sequence[torch.Tensor], lr: float) -> torch.Tensor:
+    """The scores after some steps of SGD with nothing masked yet: ``S ← S − w·g``, then ``w ← w − lr·g``.
+
+    Since ``−g = (w' − w)/lr``, S is the sum of ``w·(w' − w)/lr``, half of what ``w²`` has grown by, over ``lr``, but for the squares
+    of the steps: ``lr·S = (w_T² − w_0²)/2 − Σ (w' − w)²/2``.
+
+    Args:
+        w: W at the start, any shape.
+        gradients: one a step, the shape of ``w``.
+        lr: learning rate.
+    Returns:
+        S, of the same shape.
+
+    >>> movement_of_steps(torch.tensor([1.0, 1.0]), [torch.tensor([-1.0, 1.0])] * 2, lr=0.5)
+    tensor([ 2.5000, -1.5000])
+    """
+    scores = torch.zeros_like(w)
+    for gradient in gradients:
+        scores = movement_scores(scores, w, gradient)
+        w = w - lr * gradient
+    return scores
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -1,6 +1,7 @@
 """Movement: the score's gradient is W·∂L/∂W', masked weights can come back, and the model ends as an ordinary one."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 from course_lib.errors import CourseError
 from course_lib.pruning.masks import Masks, mask_by_sparsity, sparsity
-from course_lib.pruning.movement import Movement, masked_weight, movement_scores
+from course_lib.pruning.movement import Movement, masked_weight, movement_of_steps, movement_scores
 from course_lib.pruning.schedules import cubic
 
 
@@ -26,6 +27,18 @@ def loss_of(model: nn.Module, seed: int = 1) -> torch.Tensor:
 
 
 # The maths
+
+
+def test_the_scores_of_some_steps_are_half_of_what_the_square_has_grown_by_but_for_the_steps_squares():
+    w, gradients, lr = drawn(5, 4), [drawn(5, 4, seed=s) for s in range(1, 8)], 0.05
+    path = [w]
+    for gradient in gradients:
+        path.append(path[-1] - lr * gradient)
+    steps = sum((b - a).square() for a, b in itertools.pairwise(path))
+    expected = ((path[-1].square() - w.square()) / 2 - steps / 2) / lr
+    # float64: some thirty additions and products of numbers below 10, each rounded to 2⁻⁵³ of that, divided by lr = 0.05
+    assert torch.allclose(movement_of_steps(w, gradients, lr), expected, rtol=0, atol=30 * 10 * 2**-53 / lr)
+    assert torch.equal(movement_of_steps(w, gradients[:1], lr), movement_scores(torch.zeros_like(w), w, gradients[0]))
 
 
 def test_the_scores_gradient_is_the_weight_times_the_gradient_of_the_masked_weight():
