@@ -97,15 +97,23 @@ def list() -> None:
 
     Example: `course list`
     """
+    from rich import box
     from rich.console import Console
     from rich.table import Column, Table
+    from rich.text import Text
 
     from course_lib.classroom.layout import find_root, released
     from course_lib.classroom.listing import rows
     from course_lib.exercises.progress import read_progress
 
-    table = Table(Column("lesson", no_wrap=True), "title", "minutes", "solved", "points")
-    for row in rows(released(find_root()), read_progress()):
-        solved, points = f"{row.passed} of {row.exercises}", f"{row.earned:g} of {row.points:g}"
-        table.add_row(row.path.as_posix(), row.title, str(row.minutes), solved, points)
+    figures = [Column(name, no_wrap=True, justify="right") for name in ("min", "solved", "points")]
+    table = Table(Column("lesson", overflow="fold"), *figures, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    listed = rows(released(find_root()), read_progress())
+    for row in listed:
+        about = Text(row.title).append(f"\n{row.path.as_posix()}", style="dim")  # under the title: both are long
+        table.add_row(about, str(row.minutes), f"{row.passed}/{row.exercises}", f"{row.earned:g}/{row.points:g}")
+    table.add_section()
+    sums = {name: sum(getattr(row, name) for row in listed) for name in ("minutes", "passed", "exercises", "earned", "points")}
+    solved, points = f"{sums['passed']}/{sums['exercises']}", f"{sums['earned']:g}/{sums['points']:g}"
+    table.add_row(f"{len(listed)} lesson{'s' * (len(listed) != 1)}", str(sums["minutes"]), solved, points)
     Console().print(table)
