@@ -60,10 +60,11 @@ def open_study(storage: str, name: str, seed: int = 0):
     optuna = optuna_library()
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+    patient = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}  # its writers wait for each other
     try:
         with _unwarned():
             database = optuna.storages.RDBStorage(
-                storage, heartbeat_interval=BEAT, grace_period=SILENCE, heartbeat_stale_trial_callback=_again
+                storage, patient, heartbeat_interval=BEAT, grace_period=SILENCE, heartbeat_stale_trial_callback=_again
             )
             study = optuna.create_study(
                 storage=database, study_name=name, directions=["minimize"] * len(AIMS), load_if_exists=True
@@ -158,9 +159,11 @@ def run_search(
 
 def measured(study) -> list[dict]:
     """The recipes that were measured, each once: ``trial``, ``picked`` and its figures."""
-    state = optuna_library().trial.TrialState.COMPLETE
-    done = [t for t in study.get_trials(deepcopy=False, states=(state,)) if "repeats" not in t.user_attrs]
-    return [{"trial": t.number, "picked": _picked(t), **t.user_attrs["figures"]} for t in done]
+    state, rows = optuna_library().trial.TrialState.COMPLETE, {}
+    for t in study.get_trials(deepcopy=False, states=(state,)):
+        if "repeats" not in t.user_attrs:  # two machines may have tried the same one at the same time: the first counts
+            rows.setdefault(_key(_picked(t)), {"trial": t.number, "picked": _picked(t), **t.user_attrs["figures"]})
+    return list(rows.values())
 
 
 def failures(study) -> list[dict]:

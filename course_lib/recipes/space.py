@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import random
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -105,6 +106,8 @@ def load_space(where: str) -> Space:
                 choices[key] = Choice(number, field.name, tuple(value))
     space = Space(path, data.get("name", path.stem), data, choices)
     list(space.each())
+    if not re.fullmatch(r"[\w.-]+", space.name):
+        raise CourseError(f"{path}: name = {space.name!r}; expected letters, digits, - and _: it names files.")
     if space.size < 2:
         raise CourseError(
             f"{path}: nothing to choose. In a search space a field of a step lists its values, such as keep = [256, 512] of "

@@ -157,6 +157,34 @@ def search_and_die(folder, space, when):
     run_search(open_study(f"sqlite:///{folder / 'search.db'}", "mine"), space, evaluate, 6)
 
 
+def search_together(folder, space, both):
+    """A process whose first trial ends when that of another has begun."""
+    begun = []
+
+    def evaluate(recipe):
+        if not begun:
+            both.wait(120)
+        begun.append(recipe)
+        return figures(recipe)
+
+    run_search(open_study(f"sqlite:///{folder / 'search.db'}", "mine", seed=os.getpid()), space, evaluate, 8)
+
+
+def test_two_processes_share_a_search(space, study, tmp_path):
+    study()
+    context = multiprocessing.get_context("spawn")
+    both = context.Barrier(2)
+    processes = [context.Process(target=search_together, args=(tmp_path, space, both), daemon=True) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    rows = measured(study())
+    assert 8 <= len(rows) <= 9 and len({json.dumps(row["picked"]) for row in rows}) == len(rows)
+    assert {t.user_attrs["process"]["pid"] for t in study().get_trials()} == {process.pid for process in processes}
+
+
 def kill_in_a_trial(folder, space, when):
     process = multiprocessing.get_context("spawn").Process(target=search_and_die, args=(folder, space, when), daemon=True)
     process.start()

@@ -103,6 +103,7 @@ def test_the_shipped_space_is_one():
         (SPACE, "step = 3", r"\[\[step\]\] = 3; expected a table"),
         (SPACE, "step = [3]", r"\[\[step\]\] = 3; expected a table"),
         (SPACE, 'name = 3\n[[step]]\ndo = "distil"\n', "name = 3; expected a text"),
+        ('name = "mine"', 'name = "a/b"', "name = 'a/b'; expected letters, digits"),
         (SPACE, 'step = { do = "distil" }', "expected the steps in the order"),
         (SPACE, '[[step]]\ndo = "distil"\n[[step]]\ndo = "quantize"\n', "nothing to choose"),
     ],
