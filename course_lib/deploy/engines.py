@@ -1,5 +1,6 @@
 """One call for every runtime: ``engine(input_ids, attention_mask) -> logits``, all of them numpy arrays."""
 
+import re
 from pathlib import Path
 from typing import Protocol
 
@@ -7,6 +8,14 @@ import numpy as np
 
 from course_lib.artifacts import read_json
 from course_lib.errors import CourseError
+
+FORMAT = 1  # of shipped folders, as ``course_format`` in config.json has it; a folder that says nothing is of format 1
+SLOW_FUSION = "SkipLayerNormFusion"  # ONNX Runtime's name of what would undo :mod:`course_lib.deploy.norms` at load
+NEWER = (  # what ONNX Runtime says of a file that is whole and was made for a later version
+    r"Unsupported model IR version: \d+, max supported IR version: \d+",
+    r"Opset \d+ is under development",
+    r"[\w.:()-]+ is not a registered function/op",
+)
 
 
 class Engine(Protocol):
@@ -44,23 +53,44 @@ class OnnxEngine:
     Args:
         path: the ``.onnx`` file.
         threads: threads of one call.
+        as_it_comes: with ONNX Runtime's own settings; else without the fusion that :mod:`course_lib.deploy.norms` takes back.
     Raises:
-        CourseError: the file is not a readable ONNX model.
+        CourseError: ONNX Runtime is not installed or too old, or the file is not a readable ONNX model with the inputs and
+            output of :func:`course_lib.deploy.export.export_plain`.
     """
 
-    def __init__(self, path: Path | str, threads: int) -> None:
-        import onnxruntime
+    def __init__(self, path: Path | str, threads: int, as_it_comes: bool = False) -> None:
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as error:
+            raise CourseError("ONNX Runtime is not installed: pip install onnxruntime.") from error
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            left_out = None if as_it_comes else [SLOW_FUSION]
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
+            )
         except Exception as error:  # ONNX Runtime has a class for each way a file can be wrong
+            newer, reason = re.search("|".join(NEWER), str(error)), str(error).strip().rstrip(".")
+            if "bad_alloc" in reason:
+                advice = "not enough memory."
+            elif newer:
+                advice = (
+                    f"{newer[0]}. It needs a newer ONNX Runtime than {onnxruntime.__version__}: pip install -U onnxruntime."
+                )
+            else:
+                advice = f"{reason}. The file is damaged; run `course compress` again."
+            raise CourseError(f"Cannot load {path}: {advice}") from error
+        found = [sorted(n.name for n in names) for names in (self.session.get_inputs(), self.session.get_outputs())]
+        if found != [["attention_mask", "input_ids"], ["logits"]]:
             raise CourseError(
-                f"Cannot load {path}: {str(error).rstrip('.')}. The file is damaged; run `course compress` again."
-            ) from error
+                f"{path}: inputs {found[0]}, outputs {found[1]}; expected input_ids and attention_mask, and logits. "
+                "It is no token classifier of `course compress`."
+            )
 
     def __call__(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         return self.session.run(["logits"], {"input_ids": input_ids, "attention_mask": attention_mask})[0]
@@ -110,9 +140,21 @@ def open_onnx(folder: Path | str, threads: int) -> tuple[Engine, list[str]]:
     Returns:
         The engine and the tags its logits stand for.
     Raises:
-        CourseError: a file that cannot be read, or files of different models.
+        CourseError: a file that is missing or cannot be read, files of different models, or a folder of a later version.
     """
     folder = Path(folder)
+    missing = [name for name in ("model.onnx", "config.json", "tokenizer.json") if not (folder / name).is_file()]
+    if missing:
+        raise CourseError(
+            f"Cannot read {folder / missing[0]}: it is missing. A shipped folder holds model.onnx, config.json and tokenizer.json: copy "
+            "it again, or make it with `course compress`."
+        )
+    form = read_json(folder / "config.json").get("course_format", FORMAT)
+    if form != FORMAT:
+        raise CourseError(
+            f"{folder / 'config.json'}: course_format = {form!r}; this course_lib reads format {FORMAT}. The folder was made by "
+            "another version: use that one, or run `course compress` again."
+        )
     engine, config = OnnxEngine(folder / "model.onnx", threads), read_json(folder / "config.json")
     labels, count = config.get("id2label", {}), engine.session.get_outputs()[0].shape[-1]
     if set(labels) != {str(i) for i in range(count)}:
@@ -138,7 +180,13 @@ def open_model(folder: Path | str, threads: int) -> tuple[Engine, list[str]]:
         raise CourseError(
             f"--model {folder}: no model.onnx or model.safetensors there. `make course` makes artifacts/course/model."
         )
-    import torch
+    try:
+        import torch
+    except ImportError as error:
+        raise CourseError(
+            f"{folder} holds no model.onnx, and PyTorch, which reads its model.safetensors, is not installed: pip install torch "
+            "transformers, or ship a folder of `course compress`."
+        ) from error
 
     from course_lib.models.zoo import load_token_classifier, model_tags
 

@@ -1,6 +1,6 @@
 """Predicting with a shipped folder and nothing else: onnxruntime, tokenizers, numpy and this package, no PyTorch.
 
-    pip install onnxruntime tokenizers numpy
+    pip install --no-deps onnxruntime tokenizers numpy
     pip install --no-deps course_lib
     python -m course_lib.deploy.runtime DIR "Ana Ruiz left Chelsea for Lisbon."
 
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="texts; none: the lines of standard input")
     parser.add_argument("--threads", type=int, help="threads to compute with; default: all processors of this process")
     parser.add_argument("--at-once", type=int, default=1, metavar="N", help="lines that are read and batched together")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)  # texts may follow options
     try:
         lines = given.texts or (line.rstrip("\r\n") for line in sys.stdin)
         for record in Runtime(given.folder, given.threads).entities(lines, given.at_once):

@@ -28,24 +28,26 @@ def score_model(
         known_types_only: leave out gold types the model does not know (for data of another corpus); otherwise they
             count as misses.
     Returns:
-        ``{"f1": [value, low, high], "types": {type: {precision, recall, f1, support}}, "bytes"}``.
+        ``{"f1": [value, low, high], "types": {type: {precision, recall, f1, support}}, "bytes", "unknown_types"}``; the last are
+        types of the data that the model never learnt.
     Raises:
-        CourseError: a bad folder, or no type in common where only those count.
+        CourseError: a bad folder, or data with types none of which the model knows.
     """
     engine, tags = open_model(folder, threads)
     limit = max_pieces(read_json(folder / "config.json"))
-    predicted = predict_tags([s.words for s in sentences], engine, load_tokenizer(folder), tags, max_pieces=limit)
     gold = [s.tags for s in sentences]
     annotated, learnt = _types(gold), _types([tags])
+    if annotated and not annotated & learnt:
+        raise CourseError(f"{folder} knows {sorted(learnt)}, the data {sorted(annotated)}: expected a type in common.")
+    predicted = predict_tags([s.words for s in sentences], engine, load_tokenizer(folder), tags, max_pieces=limit)
     if known_types_only:
-        if not annotated & learnt:
-            raise CourseError(f"{folder} knows {sorted(learnt)}, the data {sorted(annotated)}: expected a type in common.")
         gold = [keep_types(t, learnt) for t in gold]
     predicted = [keep_types(t, annotated) for t in predicted]
     return {
         "f1": f1_interval(gold, predicted, seed=seed),
         "types": per_type(gold, predicted),
         "bytes": folder_bytes(folder, without=NOT_SHIPPED),
+        "unknown_types": sorted(annotated - learnt),
     }
 
 

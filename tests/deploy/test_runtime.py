@@ -13,18 +13,7 @@ from course_lib.errors import CourseError
 from course_lib.models.zoo import find_encoder, load_token_classifier, load_tokenizer, save_model
 
 TEXTS = ["Ana Ruiz left Chelsea. Bob stayed.", "", "Wu's bank is in Oslo, isn't it?"]
-ALLOWED = {
-    "course_lib",
-    "numpy",
-    "tokenizers",
-    "onnxruntime",
-    "flatbuffers",
-    "google",
-    "packaging",
-    "sympy",
-    "mpmath",
-    "coloredlogs",
-}
+ALLOWED = {"course_lib", "numpy", "tokenizers", "onnxruntime"}
 ONLY = """
 import importlib.abc, runpy, sys
 ALLOWED = {allowed}
@@ -92,7 +81,8 @@ def test_texts_batched_together_give_the_same_entities(shipped):
 def test_bad_input_is_said_in_a_line(shipped, tmp_path, capsys):
     assert main([str(tmp_path), "Ana"]) == 2
     assert "no model.onnx there" in capsys.readouterr().err
-    (tmp_path / "model.onnx").write_bytes((shipped / "model.onnx").read_bytes()[:1000])
+    for file in shipped.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes()[:1000] if file.name == "model.onnx" else file.read_bytes())
     assert main([str(tmp_path), "Ana"]) == 2
     assert "The file is damaged" in capsys.readouterr().err
     with pytest.raises(CourseError, match=r"no model.onnx there"):

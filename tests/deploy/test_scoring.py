@@ -115,10 +115,16 @@ def test_a_type_the_model_never_learnt_is_missed_unless_only_known_ones_count(mo
     assert set(shared["types"]) == {"PER"}
 
 
-def test_without_any_type_in_common_there_is_nothing_to_score(folder):
+@pytest.mark.parametrize("known_types_only", [True, False])
+def test_without_any_type_in_common_there_is_nothing_to_score(folder, known_types_only):
     with pytest.raises(CourseError, match=r"knows \['LOC', 'PER'\], the data \['DISEASE'\]: expected a type in common"):
-        score_model(folder, sentences(["DISEASE"]), 1, known_types_only=True)
-    assert score_model(folder, sentences(["DISEASE"]), 1)["f1"] == [0.0, 0.0, 0.0]
+        score_model(folder, sentences(["DISEASE"]), 1, known_types_only=known_types_only)
+    assert score_model(folder, sentences([]), 1)["f1"] == [0.0, 0.0, 0.0], "data without names have no types to compare"
+
+
+def test_types_that_the_model_never_learnt_are_named(folder):
+    assert score_model(folder, sentences(["PER", "DISEASE", "GENE"]), 1)["unknown_types"] == ["DISEASE", "GENE"]
+    assert score_model(folder, sentences(["PER"]), 1)["unknown_types"] == []
 
 
 def test_the_natural_set_is_scored_as_any_other(folder):
