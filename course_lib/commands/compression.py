@@ -111,6 +111,7 @@ def score(
 
     Example: `course score --model artifacts/course/model --split natural --json score.json`
     """
+    from course_lib.console import say
     from course_lib.deploy.scoring import score_model
     from course_lib.machine import processors
 
@@ -129,6 +130,10 @@ def score(
         "split": split,
     }
     write_figures(json_file, figures)
+    if figures["unknown_types"]:
+        say(
+            f"{model} never learnt {', '.join(figures['unknown_types'])}: they are {'left out' if natural else 'counted as missed'}."
+        )
     value, low, high = figures["f1"]
     print(f"{model} on {name} {split}: F1 {value:.4f} [{low:.4f}, {high:.4f}], {figures['bytes']:,} bytes")
     for kind, row in figures["types"].items():
