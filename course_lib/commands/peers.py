@@ -62,13 +62,13 @@ def peers(
     require_writable(artifacts)
     context = open_context(data, seed, threads, artifacts, False, repair)
     from course_lib.measure.peers import compare, report
-    from course_lib.recipes.stages import check_recipe, make_ensemble, make_student
+    from course_lib.recipes.stages import check_recipe, make_ensemble, make_onnx, make_student
     from course_lib.show.plots import f1_against_latency, png
 
     check_recipe(encoder, settings)
     teachers = make_ensemble(context, encoder, settings)
     models = {"teacher": teachers[0], "student": make_student(context, teachers, settings)}
-    card = compare(context, models, chosen, rounds, ("student", "ORT int8, fused"))
+    card = compare(context, models, chosen, rounds, make_onnx(context, models["student"], settings, int8=True))
     name = "peers" if data == "generated" else f"peers-{context.corpus.name}"
     write_json(artifacts / f"{name}.json", card)
     write_text(artifacts / f"{name}.md", report(card))

@@ -39,11 +39,13 @@ def export_plain(folder: Path | str, target: Path | str) -> None:
         )  # fmt: skip
 
 
-def export_onnx(folder: Path | str, target: Path | str) -> dict[str, int]:
+def export_onnx(folder: Path | str, target: Path | str, by_hand: bool = True) -> dict[str, int]:
     """Export a model folder to fp32 ONNX with its attention blocks fused into single operators.
 
     Args:
         folder, target: as of :func:`export_plain`, which gives the same inputs and output.
+        by_hand: mend what ONNX Runtime's optimizer leaves slow: constant token types (:mod:`course_lib.deploy.embeddings`) and layer norms
+            (:mod:`course_lib.deploy.norms`). False leaves the file as the tool makes it.
     Returns:
         How often each fused operator occurs.
     Raises:
@@ -53,6 +55,7 @@ def export_onnx(folder: Path | str, target: Path | str) -> dict[str, int]:
     from onnxruntime.transformers.fusion_options import FusionOptions
 
     from course_lib.deploy.embeddings import fold_token_types
+    from course_lib.deploy.norms import split_skip_norms
 
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch) / "plain.onnx"
@@ -74,7 +77,10 @@ def export_onnx(folder: Path | str, target: Path | str) -> dict[str, int]:
                 "Expected a BERT-like model exported with eager attention."
             )
         _count_heads(fused.model.graph, hidden // heads)
-        fold_token_types(fused.model)
+        if by_hand:
+            fold_token_types(fused.model)
+            found["LayerNormalization"] = found.get("LayerNormalization", 0) + split_skip_norms(fused.model)
+            found.pop("SkipLayerNormalization", None)
         fused.save_model_to_file(str(target))
     return found
 

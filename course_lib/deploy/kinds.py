@@ -82,6 +82,13 @@ def onnxruntime(path: str, threads: int) -> Engine:
     return OnnxEngine(path, threads)
 
 
+def onnxruntime_defaults(path: str, threads: int) -> Engine:
+    """ONNX Runtime with its own settings, as who takes the tool as it comes has it."""
+    from course_lib.deploy.engines import OnnxEngine
+
+    return OnnxEngine(path, threads, as_it_comes=True)
+
+
 def openvino(path: str, threads: int) -> Engine:
     """OpenVINO, computing in fp32 (or in the int8 of the file)."""
     from course_lib.deploy.engines import OpenVinoEngine
@@ -98,5 +105,5 @@ def openvino_bf16(path: str, threads: int) -> Engine:
 
 KINDS = {
     "pytorch": pytorch, "pytorch-bf16": pytorch_bf16, "quantize_dynamic": quantize_dynamic, "torchao-int8": torchao_int8,
-    "onnxruntime": onnxruntime, "openvino": openvino, "openvino-bf16": openvino_bf16,
+    "onnxruntime": onnxruntime, "onnxruntime-defaults": onnxruntime_defaults, "openvino": openvino, "openvino-bf16": openvino_bf16,
 }  # fmt: skip

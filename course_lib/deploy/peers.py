@@ -54,7 +54,15 @@ def plain(folder: Path, target: Path, rows: list[list[int]]) -> Path:
 
 def fused(folder: Path, target: Path, rows: list[list[int]]) -> Path:
     """ONNX with attention, layer norms and GELU fused."""
-    export_onnx(folder, target / "model.onnx")
+    export_onnx(folder, target / "model.onnx", by_hand=False)
+    return target / "model.onnx"
+
+
+def by_hand(folder: Path, target: Path, rows: list[list[int]]) -> Path:
+    """Dynamic int8 per channel on fused ONNX whose slow parts were mended: what :func:`export_onnx` does for a shipped folder."""
+    with tempfile.TemporaryDirectory() as scratch:
+        export_onnx(folder, Path(scratch) / "model.onnx")
+        quantize_onnx(Path(scratch) / "model.onnx", target / "model.onnx")
     return target / "model.onnx"
 
 
@@ -136,11 +144,12 @@ WAYS = (
     Way("PyTorch bf16", "pytorch", "bf16", "pytorch-bf16", as_trained),
     Way("PyTorch quantize_dynamic", "pytorch", "int8", "quantize_dynamic", as_trained),
     Way("torchao int8, compiled", "pytorch", "int8", "torchao-int8", as_trained),
-    Way("ORT fp32", "onnxruntime", "fp32", "onnxruntime", plain),
-    Way("ORT int8", "onnxruntime", "int8", "onnxruntime", dynamic_plain),
-    Way("ORT int8, static", "onnxruntime", "int8", "onnxruntime", static_qdq),
-    Way("ORT fp32, fused", "onnxruntime", "fp32", "onnxruntime", fused, tuned=True),
-    Way("ORT int8, fused", "onnxruntime", "int8", "onnxruntime", dynamic_fused, tuned=True),
+    Way("ORT fp32", "onnxruntime", "fp32", "onnxruntime-defaults", plain),
+    Way("ORT int8", "onnxruntime", "int8", "onnxruntime-defaults", dynamic_plain),
+    Way("ORT int8, static", "onnxruntime", "int8", "onnxruntime-defaults", static_qdq),
+    Way("ORT fp32, fused", "onnxruntime", "fp32", "onnxruntime-defaults", fused, tuned=True),
+    Way("ORT int8, fused", "onnxruntime", "int8", "onnxruntime-defaults", dynamic_fused, tuned=True),
+    Way("ORT int8, mended", "onnxruntime", "int8", "onnxruntime", by_hand, tuned=True),
     Way("OpenVINO fp32", "openvino", "fp32", "openvino", plain),
     Way("OpenVINO bf16", "openvino", "bf16", "openvino-bf16", plain),
     Way("OpenVINO int8 (NNCF)", "openvino", "int8", "openvino", nncf_int8),

@@ -9,7 +9,7 @@ from course_lib.artifacts import code_digest, folder_bytes, new_folder
 from course_lib.console import bar
 from course_lib.data.align import Window, make_windows
 from course_lib.deploy.benchmark import BATCH_SIZES, Contender, Prose, race
-from course_lib.deploy.peers import WAYS, Way, make_way
+from course_lib.deploy.peers import WAYS, Way, as_trained, make_way
 from course_lib.deploy.scoring import NOT_SHIPPED
 from course_lib.errors import CourseError
 from course_lib.machine import versions
@@ -24,6 +24,7 @@ SINGLES = 300  # test sentences that run one by one
 PROSE = 512  # test sentences that run from raw text to entities
 CALIBRATION = 128  # training sentences for the tools that calibrate
 ROUNDS = 3
+SHIPPED = Way("as shipped", "onnxruntime", "int8", "onnxruntime", as_trained, tuned=True)
 
 
 @dataclass
@@ -51,7 +52,7 @@ def compare(
     models: dict[str, Path],
     ways: Sequence[Way] = WAYS,
     rounds: int = ROUNDS,
-    final: tuple[str, str] | None = None,
+    shipped: Path | None = None,
 ) -> dict:
     """Race every model in every way and score what came out of the timed passes.
 
@@ -60,21 +61,24 @@ def compare(
         models: "teacher" (first) and "student" → trained folder.
         ways: how they run; the first is what F1 differences are taken from, with the teacher.
         rounds: counted passes.
-        final: model and way that are shipped.
+        shipped: the folder that is shipped, made of the last model: it takes part as it is and is marked final.
     Returns:
         The figures, in the form of a scorecard.
     """
     corpus = context.corpus
     trained = {kind: load_token_classifier(folder) for kind, folder in models.items()}
     first = next(iter(trained.values()))
-    limit, tags = max_pieces(first), model_tags(first)
+    limits, tags = {kind: max_pieces(model) for kind, model in trained.items()}, model_tags(first)
     order = list(range(len(corpus.test)))
     random.Random(context.seed).shuffle(order)  # those that run one by one are a sample
     sentences = [corpus.test[i] for i in order]
     tokenizers = {kind: load_tokenizer(folder) for kind, folder in models.items()}
-    windows = {kind: make_windows([s.words for s in sentences], t, limit) for kind, t in tokenizers.items()}
-    calibration = {kind: _calibration(context, t, limit) for kind, t in tokenizers.items()}
+    windows = {kind: make_windows([s.words for s in sentences], t, limits[kind]) for kind, t in tokenizers.items()}
+    calibration = {kind: _calibration(context, t, limits[kind]) for kind, t in tokenizers.items()}
     entries = [_Entry(kind, folder, way) for kind, folder in models.items() for way in ways]
+    if shipped:
+        kind, folder = list(models.items())[-1]
+        entries.append(_Entry(kind, folder, SHIPPED, shipped / "model.onnx"))
     with bar("making", len(entries)) as advance:
         for entry in entries:
             _make(context, entry, calibration[entry.kind])
@@ -84,7 +88,7 @@ def compare(
     for kind, own in rows.items():
         rows[kind] = own * -(-max(BATCH_SIZES) // len(own))  # a very small test set runs several times over
     texts = [" ".join(s.words) for s in sentences]
-    prose = Prose((texts * max(BATCH_SIZES))[: max(PROSE, max(BATCH_SIZES))], entries[0].folder, tags, limit)
+    prose = Prose((texts * max(BATCH_SIZES))[: max(PROSE, max(BATCH_SIZES))], entries[0].folder, tags, min(limits.values()))
     with bar("timing", 2 * len(racing) * (rounds + 1) * len(BATCH_SIZES)) as advance:
         racers = [Contender(e.name, e.way.kind, e.opens, rows[e.kind], e.folder) for e in racing]
         results = race(
@@ -116,7 +120,7 @@ def compare(
                 entry.name, entry.kind, entry.way.engine, entry.way.precision, f1=f1, bytes=entry.bytes(),
                 parameters_stored=stored_parameters(model), parameters_effective=effective_parameters(model),
                 macs_per_token=macs_per_token(model, lengths[entry.kind]), difference=difference,
-                final=(entry.kind, entry.way.name) == final,
+                final=entry.way is SHIPPED,
                 **{field: value for field, value in figures.items() if field != "tags"},
             )
         )  # fmt: skip
@@ -132,7 +136,9 @@ def _calibration(context: Context, tokenizer, limit: int) -> list[list[int]]:
 
 
 def _make(context: Context, entry: _Entry, calibration: list[list[int]]) -> None:
-    code = code_digest("deploy/peers.py", "deploy/export.py")
+    if entry.opens:
+        return
+    code = code_digest("deploy/peers.py", "deploy/export.py", "deploy/embeddings.py", "deploy/norms.py")
     target = context.cache.path("peer", entry.way.name, entry.folder.name, calibration, versions(), code)
     try:
         if not context.cache.ready(target):

@@ -83,7 +83,7 @@ def measure(context: Context, trained: dict[str, Path], folders: dict[tuple[str,
         parts["natural"] = (natural, shared)
     tokenizers = {kind: load_tokenizer(folder) for kind, folder in trained.items()}
     models = {kind: load_token_classifier(folder) for kind, folder in trained.items()}
-    limit, tags = max_pieces(models["teacher"]), model_tags(models["teacher"])
+    limits, tags = {kind: max_pieces(model) for kind, model in models.items()}, model_tags(models["teacher"])
 
     predictions: dict[str, dict[str, list]] = {}
     with bar("scoring", len(PLAN) * sum(len(s) for s, _ in parts.values())) as advance:
@@ -93,9 +93,11 @@ def measure(context: Context, trained: dict[str, Path], folders: dict[tuple[str,
             predictions[name] = {}
             for part, (sentences, _) in parts.items():
                 words = [s.words for s in sentences]
-                predictions[name][part] = predict_tags(words, run, tokenizers[kind], tags, max_pieces=limit, progress=advance)
+                predictions[name][part] = predict_tags(
+                    words, run, tokenizers[kind], tags, max_pieces=limits[kind], progress=advance
+                )
 
-    own = {kind: timed_rows(corpus.test, tokenizer, limit, context.seed) for kind, tokenizer in tokenizers.items()}
+    own = {kind: timed_rows(corpus.test, tokenizer, limits[kind], context.seed) for kind, tokenizer in tokenizers.items()}
     rows = own["teacher"]
     racers = [
         Contender(n, e, folders[k, e, p] if e == "pytorch" else folders[k, e, p] / "model.onnx", own[k]) for n, k, e, p in PLAN

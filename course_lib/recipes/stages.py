@@ -247,7 +247,8 @@ def make_onnx(context: Context, model: Path, recipe: Recipe, int8: bool) -> Path
     import onnxruntime
 
     (quantize,) = recipe.of(Quantize)
-    versions = [onnx.__version__, onnxruntime.__version__, str(torch.__version__), code_digest("deploy/export.py")]
+    code = code_digest("deploy/export.py", "deploy/embeddings.py", "deploy/norms.py")
+    versions = [onnx.__version__, onnxruntime.__version__, str(torch.__version__), code]
     made_of = [model.name, asdict(quantize) if int8 else None, recipe.text, versions]
     target = context.cache.path("int8" if int8 else "onnx", *made_of)
     if context.cache.ready(target):
