@@ -14,6 +14,7 @@ LESSONS = {  # file stem → part, in the order of the course
     "00_start_here": "0_start",
     "01_l1_pruning_math": "1_pruning",
     "02_which_weights_to_prune": "1_pruning",
+    "04_removing_structure": "1_pruning",
     "06_linear_quantization": "2_quantization",
 }
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from course_lib.show.figure import new_figure
+from course_lib.show.figure import new_figure, plain_ticks
 
 GREY, BLUE = "#9a9a9a", "#0072B2"
 
@@ -87,6 +87,8 @@ def estimate_against_truth(truth: torch.Tensor, estimates: Mapping[str, torch.Te
             scores.clamp(min=smallest), truth.clamp(min=floor), "o", color=BLUE, markersize=3, alpha=0.45, markeredgewidth=0
         )
         axes.set_title(f"{name}\nrank correlation {correlations[name]:.2f}", fontsize=9)
+        if float(scores.max()) < 30 * smallest:  # over few powers of ten the usual labels run into each other
+            plain_ticks(axes.xaxis)
         axes.set_xlabel("score")
         axes.tick_params(labelsize=7.5)
         axes.grid(alpha=0.25)
