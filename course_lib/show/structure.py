@@ -63,7 +63,9 @@ def coupled_parts(model: nn.Module, group: CoupledGroup, unit: int):
         if part.axis == "rows":  # the bias, a narrow strip at the right
             axes.plot([w.shape[1] * 1.06], [(first + last) / 2], "s", color=ORANGE, markersize=6, clip_on=False)
         place = f"{part.axis[:-1]} {int(marked[0])}" if part.width == 1 else f"{part.axis} {int(marked[0])} … {int(marked[-1])}"
-        axes.set_title(f"{'.'.join(part.module.split('.')[-2:])}\n{place}{' with bias' * (part.axis == 'rows')}", fontsize=9)
+        name = ".".join(part.module.split(".")[-2:])
+        name = f"{type(module).__name__}, number {name}" if name.isdecimal() else name  # as an nn.Sequential calls its modules
+        axes.set_title(f"{name}\n{place}{' with bias' * (part.axis == 'rows')}", fontsize=9)
         axes.set(xlabel=f"{w.shape[1]} columns (inputs)", xticks=[], yticks=[], ylabel=f"{w.shape[0]} rows (outputs)")
         axes.set_box_aspect(min(1.6, max(0.5, (w.shape[0] / w.shape[1]) ** 0.4)))
     return figure

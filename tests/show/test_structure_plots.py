@@ -35,7 +35,7 @@ def test_a_head_is_marked_at_its_rows_and_at_the_columns_that_read_it():
 def test_a_channel_that_was_flattened_is_read_by_columns_side_by_side():
     cnn = digits_cnn(seed=0)
     shown = texts(coupled_parts(cnn, channel_groups(cnn)[1], unit=3))
-    assert "row 3 with bias" in shown and "columns 48 … 63" in shown and "512 columns" in shown
+    assert "Conv2d, number 2\nrow 3 with bias" in shown and "columns 48 … 63" in shown and "512 columns" in shown
 
 
 def test_knobs_choose_kind_and_unit_and_readers_see_every_kind(knobs, capsys):
