@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from course_lib import __version__
-from course_lib.commands import compression, learning, lessons, peers, search, sweeps, techniques, training
+from course_lib.commands import bench, compression, learning, lessons, peers, search, sweeps, techniques, training
 from course_lib.errors import CourseError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ for command in (
     search.search,
     techniques.techniques,
     peers.peers,
+    bench.bench,
     sweeps.sweeps,
     lessons.list,
     lessons.start,

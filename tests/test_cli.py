@@ -584,7 +584,7 @@ def test_score_prints_what_it_writes(well, models):
     file = Path("deep/score.json")
     out, _ = well("score", "--model", models / "shipped", "--data", "data", "--seed", "1", "--json", file)
     figures = json.loads(file.read_text())
-    assert set(figures) == {"f1", "types", "bytes", "data", "split"} and figures["split"] == "test"
+    assert set(figures) == {"f1", "types", "bytes", "data", "split", "unknown_types"} and figures["split"] == "test"
     value, low, high = figures["f1"]
     head, *rows = out.splitlines()
     assert head == (f"{models / 'shipped'} on data test: F1 {value:.4f} [{low:.4f}, {high:.4f}], {figures['bytes']:,} bytes")
@@ -594,13 +594,33 @@ def test_score_prints_what_it_writes(well, models):
 
 def test_the_natural_set_needs_no_corpus(well, models):
     out, err = well("score", "--model", models / "shipped", "--split", "natural")
-    assert " on natural natural: F1 " in out and err == ""
+    assert " on natural natural: F1 " in out and "never learnt MISC, ORG: they are left out" in err
     assert [line.split()[0] for line in out.splitlines()[1:]] == ["LOC", "PER"], "types it never learnt are left out"
 
 
 def test_an_unknown_split_is_refused(refused, models):
     said = ["--split train: expected validation, test or natural"]
     refused("score", "--model", models / "shipped", "--split", "train", said=said)
+
+
+# --- engines
+
+
+def test_bench_times_a_shipped_folder_and_predict_takes_the_fastest(well, models, monkeypatch, tmp_path):
+    from course_lib.deploy import fastest
+
+    monkeypatch.setattr(fastest, "memory", lambda: tmp_path / "remembered")
+    monkeypatch.setattr(fastest, "settings", lambda threads: [("onnxruntime", 1), ("no such engine", 1)])
+    out, err = well("bench", "--model", models / "shipped", "--threads", "1", "--rounds", "1", "--json", "bench.json")
+    assert "fastest at batch 1: onnxruntime, 1 thread" in out and "no such engine" in out and "timing" in err
+    figures = json.loads(Path("bench.json").read_text())
+    assert figures["bytes"] > 0 and [row["engine"] for row in figures["rows"]] == ["onnxruntime", "no such engine"]
+    asked = "predict", "--model", models / "shipped", "--threads", "1"
+    assert well(*asked, "--engine", "auto", "Ana left.")[0] == well(*asked, "Ana left.")[0]
+
+
+def test_an_unknown_engine_is_refused(refused, models):
+    refused("predict", "--model", models / "shipped", "--engine", "fast", "Ana.", said=["--engine fast: expected one of auto"])
 
 
 # --- interrupted

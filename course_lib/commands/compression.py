@@ -66,6 +66,12 @@ def predict(
     text: Annotated[list[str] | None, typer.Argument(help="Texts, or `-` to read standard input line by line.")] = None,
     model: Model = Path("artifacts/course/model"),
     threads: Threads = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="`onnxruntime`, `openvino`, or `auto`: the fastest here, as `course bench` measures. Default: ONNX Runtime."
+        ),
+    ] = None,
 ) -> None:
     """Find names in plain text: a JSON line for each sentence, with character offsets into the text (or input line).
 
@@ -81,9 +87,14 @@ def predict(
     from course_lib.models.zoo import load_tokenizer
     from course_lib.ner.predict import predict_text
 
-    engine, tags = open_model(model, threads or processors())
+    if engine:
+        from course_lib.deploy.fastest import choose, open_with
+
+        run, tags = open_with(model, *choose(model, engine, threads or processors()))
+    else:
+        run, tags = open_model(model, threads or processors())
     tokenizer, limit = load_tokenizer(model), max_pieces(read_json(model / "config.json"))
-    for record in predict_text(_texts(text), engine, tokenizer, tags, max_pieces=limit):
+    for record in predict_text(_texts(text), run, tokenizer, tags, max_pieces=limit):
         print(json.dumps(record, ensure_ascii=False), flush=True)
 
 
