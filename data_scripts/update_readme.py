@@ -1,7 +1,7 @@
 """Write measured figures into README.md, so that nobody types them: ``python data_scripts/update_readme.py``.
 
 Reads ``artifacts/course``, ``artifacts/wikigold``, ``artifacts/uner_ewt`` (scorecards), ``artifacts/techniques``
-(``course techniques``), ``artifacts/bench.json`` (``make bench``), ``artifacts/peers.json`` (``course peers``) and ``artifacts/proof.json`` (``prove_corpus.py --json``), fills the stretches between
+(``course techniques``), ``artifacts/bench.json`` (``make bench``) and ``artifacts/proof.json`` (``prove_corpus.py --json``), fills the stretches between
 ``<!-- begin NAME -->`` and ``<!-- end NAME -->``, and copies the plot and the whole technique tables into ``docs``. A stretch whose
 figures are not there stays as it is and is named.
 """
@@ -134,45 +134,19 @@ def techniques() -> str:
     return "\n".join([head, "", *lines, *(f"| {' | '.join(a + b)} |" for a, b in rows)])
 
 
-def peers() -> str:
-    """Models by runtimes of ``course peers``, and what the shipped folder gains over what one would take instead."""
-    card = read_json(ARTIFACTS / "peers.json")
-    entries = {c["name"]: c for c in card["contenders"]}
-    final = next(c for c in card["contenders"] if c["final"])
-    ways = list(dict.fromkeys(name.partition(", ")[2] for name in entries if not entries[name]["final"]))
-    lines = ["| ms per sentence, batch 1 / 32 | teacher | F1 | MB | student | F1 | MB |", "|---|---|---|---|---|---|---|"]
-    lines += [
-        f"| {way} | {_cells(entries.get(f'teacher, {way}'))} | {_cells(entries.get(f'student, {way}'))} |" for way in ways
-    ]
-    lines += [f"| the student as shipped ★ | – | – | – | {_cells(final)} |", ""]
-    eager, clicks = (
-        card["contenders"][0],
-        [c for c in card["contenders"] if c["model"] == "teacher" and "mended" not in c["name"]],
-    )
-    said = [f"★ against the teacher in eager PyTorch {_times([eager], final)}"]
-    said.append(f"against the fastest ready-made way to run the teacher {_times(clicks, final)}")
-    said.append(f"from raw text to entities {_times(clicks, final, 'end_to_end_ms_per_sentence')}")
-    d = final["difference"]
-    said.append(
-        f"{eager['bytes'] / final['bytes']:.1f}× fewer bytes, F1 {100 * d['value']:+.1f} points [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}]"
-    )
-    where = card["machine"]
-    lines.append(f"{'; '.join(said)}. {card['data']['name']}, {where['threads']} threads, {card['date']}.")
-    return "\n".join(lines)
-
-
-def _cells(entry: dict | None) -> str:
-    if entry is None or entry["error"]:
-        return "failed | – | –"
-    one, many = (entry["ms_per_sentence"][size]["median"] for size in ("1", "32"))
-    return f"{one:.2f} / {many:.2f} | {entry['f1']['test'][0]:.3f} | {entry['bytes'] / 1e6:.1f}"
-
-
-def _times(others: list[dict], final: dict, figure: str = "ms_per_sentence") -> str:
-    """How many times faster than the fastest of the others, for each batch size."""
-    ran = [c for c in others if not c["error"]]
-    best = {size: min(c[figure][size]["median"] for c in ran) / final[figure][size]["median"] for size in ("1", "32")}
-    return f"{best['1']:.1f}× / {best['32']:.1f}×"
+def kernels() -> str:
+    """The rows of ``make bench``, two on a line: theirs / ours, and our peak memory in sizes of the tensor."""
+    rows, cells = read_json(ARTIFACTS / "bench.json")["rows"], []
+    for row in rows:
+        peak = "–"
+        if row["ours_peak_mib"] is not None and row["tensor_mib"]:
+            peak = f"{row['ours_peak_mib'] / row['tensor_mib']:.1f}"
+        cells.append(f"{row['name']} | {row['ratio']:.1f}× | {peak}")
+    cells += ["| | "] * (len(cells) % 2)
+    half = len(cells) // 2
+    head = "pair (against) | faster | peak"
+    lines = [f"| {head} | {head} |", "|---|---|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {a} | {b} |" for a, b in zip(cells[:half], cells[half:], strict=True))])
 
 
 README, CORPUS, RESULTS = ROOT / "README.md", ROOT / "docs" / "corpus.md", ROOT / "docs" / "results.md"
@@ -181,7 +155,7 @@ SECTIONS: dict[str, tuple[Path, Callable[[], str]]] = {
     "prediction": (README, prediction),
     "real": (README, real),
     "techniques": (README, techniques),
-    "peers": (README, peers),
+    "kernels": (README, kernels),
     "machine": (README, machine),
     "proof": (CORPUS, proof),
     "bench": (RESULTS, lambda: bench.markdown(read_json(ARTIFACTS / "bench.json"))),
