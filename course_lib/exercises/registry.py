@@ -16,6 +16,10 @@ LESSONS = {  # file stem → part, in the order of the course
     "02_which_weights_to_prune": "1_pruning",
     "04_removing_structure": "1_pruning",
     "06_linear_quantization": "2_quantization",
+    "15_bert_ner_baseline": "4_bert_ner",
+    "16_prune_bert": "4_bert_ner",
+    "17_quantize_bert": "4_bert_ner",
+    "21_int8_on_cpu": "4_bert_ner",
 }
 
 

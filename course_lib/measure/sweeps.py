@@ -18,7 +18,10 @@ from course_lib.errors import CourseError, expect
 from course_lib.machine import machine
 
 STORED = PACKAGE / "exercises" / "lessons" / "sweeps"  # package data: learners have it without the sources of the lessons
-SWEEPS: dict[str, str] = {}  # name → module that defines it as SWEEP
+SWEEPS: dict[str, str] = {  # name → module that defines it as SWEEP
+    "word_piece_labels": "course_lib.measure.label_sweep",
+    "pruning": "course_lib.measure.prune_sweep",
+}
 LISTED = {"POINTS", "SWEEP"}  # assignments that are no part of the code: a new point must not make the others stale
 
 

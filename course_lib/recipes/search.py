@@ -105,7 +105,8 @@ def run_search(
         ValueError: ``trials`` below 1.
     """
     expect(trials >= 1, "trials", trials, "at least 1 recipe")
-    state, rng, failed, new, in_a_row = optuna_library().trial.TrialState, random.Random(seed), {}, [], 0
+    state, finished = optuna_library().trial.TrialState, optuna_library().exceptions.UpdateFinishedTrialError
+    rng, failed, new, in_a_row = random.Random(seed), {}, [], 0
 
     def told(trial, figures: dict) -> list[float]:
         for aim, over in budget.excess(figures).items():
@@ -142,7 +143,13 @@ def run_search(
             running = study.get_trials(deepcopy=False, states=(state.RUNNING,))
             if len(rows) + len(running) >= trials or len(seen) >= space.size:
                 return
-            study.optimize(objective, n_trials=1, catch=(CourseError,))
+            try:
+                study.optimize(objective, n_trials=1, catch=(CourseError,))
+            except (ValueError, finished) as error:  # SQLite lets two processes take one queued trial: the other was faster
+                if not isinstance(error, finished) and "Cannot tell a" not in str(error):
+                    raise
+                new.clear()
+                continue
             if new:
                 row, in_a_row = new.pop(), 0
                 if progress:

@@ -8,6 +8,15 @@ from course_lib.show.figure import new_figure
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "")
 
 
+def plain_numbers(axis) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5 times powers of ten, written as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def time_by_operator(times: Mapping[str, Mapping[str, float]], most: int = 5):
     """A stacked bar of milliseconds for each way to run a model, by operator; the small ones are put together.
 
@@ -80,6 +89,7 @@ def calls_in_time(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]
         for (name, calls), colour, marker in zip(lines.items(), COLOURS, MARKERS, strict=False):
             axes.plot(*zip(*calls, strict=True), marker, color=colour, markersize=3.5, markerfacecolor="none", label=name)
         axes.set(title=title, xlabel="seconds since the start", yscale="log")
+        plain_numbers(axes.yaxis)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     all_axes[0].set_ylabel("ms of a call (log scale)")
@@ -104,14 +114,21 @@ def f1_and_speed(points: Sequence[Mapping], batch: str = "1"):
         own = [p for p in points if p["model"] == model]
         filled = {True: colour, False: "white"}
         for p in own:
-            axes.plot([p[key]], [p["f1"][0]], marker, color=colour, markerfacecolor=filled["int8" in p["way"]], markersize=8)
+            value, low, high = p["f1"]
+            axes.errorbar(
+                p[key], value, [[value - low], [high - value]], fmt=marker, color=colour, markerfacecolor=filled["int8" in p["way"]],
+                markersize=8, elinewidth=0.8, capsize=2,
+            )  # fmt: skip
         axes.plot([], [], marker, color=colour, label=f"{model} (filled: int8)", markersize=8)
     best = [p for p in points if not any(q[key] <= p[key] and q["f1"][0] >= p["f1"][0] and q is not p for q in points)]
     for number, p in enumerate(sorted(best, key=lambda p: p[key])):
         axes.annotate(
             p["way"], (p[key], p["f1"][0]), (8, 8 if number % 2 else -14), textcoords="offset points", fontsize=9,
         )  # fmt: skip
-    axes.set(xscale="log", xlabel=f"median ms per sentence, batch {batch} (log scale)", ylabel="entity F1 on test")
+    axes.set(
+        xscale="log", xlabel=f"median ms per sentence, batch {batch} (log scale)", ylabel="entity F1 on test, 95 % interval"
+    )
+    plain_numbers(axes.xaxis)
     axes.grid(alpha=0.3)
     axes.margins(x=0.12, y=0.15)
     axes.spines[["top", "right"]].set_visible(False)

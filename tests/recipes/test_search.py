@@ -185,6 +185,23 @@ def test_two_processes_share_a_search(space, study, tmp_path):
     assert {t.user_attrs["process"]["pid"] for t in study().get_trials()} == {process.pid for process in processes}
 
 
+def test_a_trial_that_another_process_finished_first_is_left_to_it(space, study):
+    """SQLite lets two processes take the same queued trial."""
+    asked = []
+
+    def evaluate(recipe):
+        asked.append(recipe)
+        if len(asked) == 1:
+            other = study()
+            (running,) = [t for t in other.get_trials() if t.state.name == "RUNNING"]
+            other._storage.set_trial_user_attr(running._trial_id, "figures", figures(recipe))
+            other.tell(running.number, [figures(recipe)[aim] for aim in ("loss", "bytes", "ms")])
+        return figures(recipe)
+
+    run_search(study(), space, evaluate, 3)
+    assert len(asked) == 3 == len(measured(study()))
+
+
 def kill_in_a_trial(folder, space, when):
     process = multiprocessing.get_context("spawn").Process(target=search_and_die, args=(folder, space, when), daemon=True)
     process.start()

@@ -76,6 +76,8 @@ def test_models_that_nobody_beats_are_named():
     ]
     said = texts(f1_and_speed(points, "32"))
     assert "PyTorch fp32" in said and "int8" in said and "slow" not in said
+    assert {"0.5", "2"} <= set(said), "plain numbers on the logarithmic axis"
+    assert "entity F1 on test, 95 % interval" in texts(f1_and_speed([])), "an empty picture where nothing was measured"
 
 
 def test_entities_are_marked_and_nothing_else_is_markup():
