@@ -443,9 +443,10 @@ entity_counts = use("entity_counts", entity_counts)
 
 
 # %%
-def counts_of(predicted: list, gold: list = gold) -> torch.Tensor:
+def counts_of(predicted: list, truth: list | None = None) -> torch.Tensor:
     """Counts of each sentence, int64 (sentences, 3)."""
-    return torch.tensor([entity_counts(list(g), list(p)) for g, p in zip(gold, predicted, strict=True)])
+    truth = gold if truth is None else truth
+    return torch.tensor([entity_counts(list(g), list(p)) for g, p in zip(truth, predicted, strict=True)])
 
 
 def f1(counts: torch.Tensor) -> float:

@@ -182,7 +182,8 @@ def test_two_processes_share_a_search(space, study, tmp_path):
         assert process.exitcode == 0
     rows = measured(study())
     assert 8 <= len(rows) <= 9 and len({json.dumps(row["picked"]) for row in rows}) == len(rows)
-    assert {t.user_attrs["process"]["pid"] for t in study().get_trials()} == {process.pid for process in processes}
+    tried = [t for t in study().get_trials() if t.state.name == "COMPLETE"]  # a recipe may still be queued
+    assert {t.user_attrs["process"]["pid"] for t in tried} == {process.pid for process in processes}
 
 
 def test_a_trial_that_another_process_finished_first_is_left_to_it(space, study):
