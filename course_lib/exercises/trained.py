@@ -134,7 +134,8 @@ def _one_at_a_time(cache: Path) -> Iterator[None]:
     from course_lib import console
 
     cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / "stand_in.lock"):  # threads wait here too, and each takes back what it found, not what another had set
+    with FileLock(cache / "stand_in.lock"):
+        # threads wait here too: each takes back what it found, not what another had set meanwhile
         threads, quiet = torch.get_num_threads(), console.stderr.quiet
         torch.set_num_threads(1)
         console.stderr.quiet = True
