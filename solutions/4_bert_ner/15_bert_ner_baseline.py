@@ -187,7 +187,7 @@ prose(
     + "."
 )
 
-# %% compare=true
+# %%
 print("every layer within rounding (1e-4):", max(apart) < 1e-4)
 by_hand = predict_tags(words, WrittenOut(model, attention), tokenizer, tags)
 print("sentences with another tag than the teacher's:", sum(a != b for a, b in zip(by_hand, answers["teacher"], strict=True)))
