@@ -106,12 +106,15 @@ def packed_rows(table: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     >>> codes.shape, hex(codes[0, 0]), scales.tolist()
     ((1, 32), '0xff', [[1.0]])
     """
-    half = 2 ** (bits - 1)
-    blocks = table.reshape(len(table), -1, block_of(table.shape[1]))
-    scales = np.abs(blocks).max(axis=2) / np.float32(half - 1)
-    safe = np.where(scales > 0, scales, 1).astype(np.float32)  # a block of zeros has code 0 whatever its scale
-    codes = (np.rint(blocks / safe[:, :, None]) + half).astype(np.uint8).reshape(table.shape)
-    return (codes if bits == 8 else codes[:, ::2] | codes[:, 1::2] << 4), safe
+    import torch
+
+    from course_lib.quantization.affine import choose_affine, quantize
+
+    rows, block = torch.from_numpy(np.array(table)), block_of(table.shape[1])
+    scale, zero_point = choose_affine(rows, bits, True, block)
+    codes = (quantize(rows, scale, zero_point, bits, True).numpy().astype(np.int16) + 2 ** (bits - 1)).astype(np.uint8)
+    packed = codes if bits == 8 else codes[:, ::2] | codes[:, 1::2] << 4  # ONNX Runtime reads the low half first
+    return packed, scale.float().numpy().reshape(len(table), -1)
 
 
 def block_of(width: int) -> int:

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from course_lib.artifacts import read_json
+from course_lib.deploy.settings import TunedEngine
 from course_lib.errors import CourseError
 
 FORMAT = 1  # of shipped folders, as ``course_format`` in config.json has it; a folder that says nothing is of format 1
@@ -47,7 +48,7 @@ class TorchEngine:
         return out.logits.float().numpy()
 
 
-class OnnxEngine:
+class OnnxEngine(TunedEngine):
     """An ONNX file in ONNX Runtime on the CPU.
 
     Args:
@@ -65,15 +66,8 @@ class OnnxEngine:
         except ModuleNotFoundError as error:
             raise CourseError("ONNX Runtime is not installed: pip install onnxruntime.") from error
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
         try:
-            left_out = None if as_it_comes else [SLOW_FUSION]
-            self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
-            )
+            super().__init__(path, threads, without=() if as_it_comes else (SLOW_FUSION,))
         except Exception as error:  # ONNX Runtime has a class for each way a file can be wrong
             newer, reason = re.search("|".join(NEWER), str(error)), str(error).strip().rstrip(".")
             if "bad_alloc" in reason:
@@ -91,9 +85,6 @@ class OnnxEngine:
                 f"{path}: inputs {found[0]}, outputs {found[1]}; expected input_ids and attention_mask, and logits. "
                 "It is no token classifier of `course compress`."
             )
-
-    def __call__(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
-        return self.session.run(["logits"], {"input_ids": input_ids, "attention_mask": attention_mask})[0]
 
 
 class OpenVinoEngine:

@@ -159,8 +159,9 @@ def run_search(
             if in_a_row >= PATIENCE:
                 raise CourseError(f"{PATIENCE} recipes in a row could not be tried. The last one: {list(failed.values())[-1]}")
             if len(seen | set(failed)) < space.size:  # the sampler repeats itself: help it on
-                while _key(fresh := space.draw(rng)) in seen | set(failed):
-                    pass
+                fresh = space.draw(rng)
+                while _key(fresh) in seen | set(failed):
+                    fresh = space.draw(rng)
                 study.enqueue_trial({name: json.dumps(value) for name, value in fresh.items()})
 
 

@@ -17,14 +17,12 @@ from course_lib.data.align import IGNORED, collate, make_windows, pad, pad_id
 from course_lib.data.augment import changed_copies
 from course_lib.data.generated import generate
 from course_lib.data.words import split_sentences
-from course_lib.deploy.engines import TorchEngine
+from course_lib.deploy.engines import FORMAT
 from course_lib.deploy.export import export_onnx, quantize_onnx
 from course_lib.distillation.objective import SOFT_ONLY, LastHidden, distil_objective, teacher_targets
 from course_lib.errors import CourseError
 from course_lib.models.surgery import head_groups, layer_shapes
 from course_lib.models.zoo import CONFIG, TOKENIZER, find_encoder, load_token_classifier, load_tokenizer, model_tags, save_model
-from course_lib.ner.evaluate import entity_f1
-from course_lib.ner.predict import predict_tags
 from course_lib.ner.train import hard_labels
 from course_lib.pruning.scores import ffn_taylor_scores, weight_unit_scores
 from course_lib.pruning.structure import best_units, drop_layers, encoder_layers, remove_ffn_neurons, remove_heads
@@ -40,7 +38,7 @@ from course_lib.recipes.recipe import (
     check_fit,
 )
 from course_lib.recipes.soup import greedy_soup
-from course_lib.recipes.teacher import Context, Prepared, fit, make_teacher, max_pieces
+from course_lib.recipes.teacher import Context, Prepared, fit, make_teacher, max_pieces, validation_f1
 from course_lib.redundancy.positions import trim_positions
 from course_lib.redundancy.vocabulary import choose_pieces, count_pieces, trim_vocabulary
 from course_lib.report import Report
@@ -171,13 +169,6 @@ def trim(context: Context, models: Sequence, tokenizer: Tokenizer, step: TrimVoc
     return smaller
 
 
-def validation_f1(context: Context, model, prepared: Prepared) -> float:
-    """Validation F1 of a model in PyTorch, under bf16 autocast where it is trained so."""
-    gold, words = [s.tags for s in context.corpus.validation], [s.words for s in context.corpus.validation]
-    engine = TorchEngine(model, context.bf16)
-    return entity_f1(gold, predict_tags(words, engine, prepared.tokenizer, prepared.tags, max_pieces=max_pieces(model)))
-
-
 def best_layers(context: Context, model, prepared: Prepared, count: int) -> list[int]:
     """The ``count`` layers that keep the highest validation F1 when the others are bypassed, nothing being trained again."""
     choices = list(combinations(range(len(encoder_layers(model))), count))
@@ -261,7 +252,7 @@ def make_onnx(context: Context, model: Path, recipe: Recipe, int8: bool) -> Path
         else:
             fused = quantize_onnx(source / "model.onnx", folder / "model.onnx", **asdict(quantize))
         say("  " + ", ".join(f"{count} {name}" for name, count in sorted(fused.items())))
-        for name in (CONFIG, TOKENIZER):
-            shutil.copyfile(model / name, folder / name)
+        write_json(folder / CONFIG, {**read_json(model / CONFIG), "course_format": FORMAT})
+        shutil.copyfile(model / TOKENIZER, folder / TOKENIZER)
         write_text(folder / "recipe.toml", recipe.text)
     return target

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -78,19 +79,18 @@ class Prepared:
         return cls(tokenizer, tags, windows, labels)
 
 
+def validation_f1(context: Context, model, prepared: Prepared) -> float:
+    """Validation F1 of a model in PyTorch, under bf16 autocast where it is trained so."""
+    gold, words = [s.tags for s in context.corpus.validation], [s.words for s in context.corpus.validation]
+    engine = TorchEngine(model, context.bf16)
+    return entity_f1(gold, predict_tags(words, engine, prepared.tokenizer, prepared.tags, max_pieces=max_pieces(model)))
+
+
 def fit(
     context: Context, name: str, model, prepared: Prepared, settings: Settings, target: Path, objective: Objective, made: str
 ) -> None:
     """Train with a progress bar and write the finished model folder ``target``; checkpoints live beside it."""
-    validation, tokenizer = context.corpus.validation, prepared.tokenizer
-    gold = [s.tags for s in validation]
-
-    def validate(candidate) -> float:
-        engine = TorchEngine(candidate, settings.bf16)
-        return entity_f1(
-            gold, predict_tags([s.words for s in validation], engine, tokenizer, prepared.tags, max_pieces=max_pieces(model))
-        )
-
+    tokenizer = prepared.tokenizer
     work = target.with_name(target.name + ".training")
     if context.cache.force:
         shutil.rmtree(work, ignore_errors=True)
@@ -103,6 +103,7 @@ def fit(
             if "f1" in event:
                 say(f"  epoch {event['epoch']}: loss {event['loss']:.4f}, validation F1 {event['f1']:.4f}")
 
+        validate = partial(validation_f1, context, prepared=prepared)
         history = train(
             model, prepared.windows, prepared.labels, pad_id(tokenizer), validate, settings, work, objective, progress
         )

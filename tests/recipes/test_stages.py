@@ -13,7 +13,7 @@ from course_lib.artifacts import Cache
 from course_lib.data.align import IGNORED, make_windows
 from course_lib.data.conll import Sentence
 from course_lib.data.corpus import Corpus
-from course_lib.deploy.engines import TorchEngine
+from course_lib.deploy.engines import FORMAT, TorchEngine
 from course_lib.distillation.objective import SOFT_ONLY
 from course_lib.errors import CourseError
 from course_lib.machine import fast_bf16
@@ -295,8 +295,9 @@ def test_a_folder_to_ship_holds_model_config_tokenizer_and_this_recipe(root, stu
     for folder in folders:
         assert files(folder) == {"model.onnx", "config.json", "tokenizer.json", "recipe.toml"}
         assert (folder / "recipe.toml").read_text() == later.text
-        for name in ("config.json", "tokenizer.json"):
-            assert (folder / name).read_bytes() == (student / name).read_bytes()
+        assert (folder / "tokenizer.json").read_bytes() == (student / "tokenizer.json").read_bytes()
+        config = json.loads((folder / "config.json").read_text())
+        assert config.pop("course_format") == FORMAT and config == json.loads((student / "config.json").read_text())
     assert [f.name.split("-")[0] for f in folders] == ["onnx", "int8"]
     assert [(folder / "recipe.toml").read_text() for folder in earlier] == [RECIPE.text] * 2
     assert [make_onnx(context(root), student, later, int8) for int8 in (False, True)] == folders
