@@ -6,7 +6,7 @@ the model is cut into overlapping windows, and each piece is read in the one win
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from course_lib.errors import expect
 
+Cut = Callable[[int, int], Sequence[tuple[int, int, int, int]]]
 IGNORED = -100  # label of pieces that say nothing: later pieces of a word, context, padding
 
 
@@ -61,13 +62,16 @@ def window_bounds(length: int, size: int) -> list[tuple[int, int, int, int]]:
     return bounds
 
 
-def make_windows(sentences: Sequence[Sequence[str]], tokenizer: Tokenizer, max_pieces: int = 512) -> list[Window]:
+def make_windows(
+    sentences: Sequence[Sequence[str]], tokenizer: Tokenizer, max_pieces: int = 512, cut: Cut = window_bounds
+) -> list[Window]:
     """Turn sentences of words into windows of word pieces.
 
     Args:
         sentences: words per sentence; empty sentences and words without pieces are allowed.
         tokenizer: a fast tokenizer with padding and truncation switched off, with ``[CLS]`` and ``[SEP]``.
         max_pieces: positions of the model, ``[CLS]`` and ``[SEP]`` included.
+        cut: how a sentence is cut, ``(pieces, pieces that fit a window) -> bounds`` as of :func:`window_bounds`.
     Returns:
         Windows in the order of the sentences. A sentence without any piece has no window.
     """
@@ -80,7 +84,7 @@ def make_windows(sentences: Sequence[Sequence[str]], tokenizer: Tokenizer, max_p
         if not ids:
             continue
         first = [i == 0 or word_ids[i] != word_ids[i - 1] for i in range(len(ids))]
-        for start, end, own_start, own_end in window_bounds(len(ids), max_pieces - 2):
+        for start, end, own_start, own_end in cut(len(ids), max_pieces - 2):
             heads = tuple((i - start + 1, word_ids[i]) for i in range(own_start, own_end) if first[i])
             if heads:
                 windows.append(Window(index, (cls, *ids[start:end], sep), heads))

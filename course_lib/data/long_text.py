@@ -1,10 +1,7 @@
 """Sentences longer than a model: cut off, cut into blocks, or read in overlapping windows of which each owns a part."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from tokenizers import Tokenizer
-
-from course_lib.data.align import Window, special_ids
 from course_lib.data.conll import Sentence
 from course_lib.errors import expect
 
@@ -55,34 +52,6 @@ def cut_off(length: int, size: int, context: int = 0) -> list[Bounds]:
     [(0, 6, 0, 6)]
     """
     return [(0, min(length, size), 0, min(length, size))]
-
-
-def windows_by(
-    cut: Callable[[int, int, int], Sequence[Bounds]],
-    sentences: Sequence[Sequence[str]],
-    tokenizer: Tokenizer,
-    size: int,
-    context: int,
-) -> list[Window]:
-    """Windows of sentences, cut by a function such as :func:`owned_windows`.
-
-    Args:
-        cut: ``(length, size, context)`` → bounds.
-        sentences: words of each.
-        tokenizer: with padding and truncation switched off.
-        size, context: in pieces, special ones not counted.
-    Returns:
-        Windows as of :func:`course_lib.data.align.make_windows`; a word is spoken for where its first piece is owned.
-    """
-    (cls, sep), windows = special_ids(tokenizer), []
-    encoded = tokenizer.encode_batch([list(s) for s in sentences], is_pretokenized=True, add_special_tokens=False)
-    for index, pieces in enumerate(encoded):
-        words = pieces.word_ids
-        for start, end, own_start, own_end in cut(len(words), size, context) if words else ():
-            first = [i for i in range(own_start, own_end) if i == 0 or words[i] != words[i - 1]]
-            heads = tuple((i - start + 1, words[i]) for i in first)  # + 1: [CLS] stands before them
-            windows.append(Window(index, (cls, *pieces.ids[start:end], sep), heads))
-    return windows
 
 
 def joined(sentences: Sequence[Sentence], count: int) -> list[Sentence]:

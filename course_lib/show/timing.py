@@ -3,18 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from course_lib.show.curves import COLOURS, MARKERS, draw_curves
-from course_lib.show.figure import new_figure
+from course_lib.show.figure import new_figure, plain_ticks
 
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "")
-
-
-def plain_numbers(axis) -> None:
-    """Ticks of a logarithmic axis at 1, 2 and 5 times powers of ten, written as plain numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def time_by_operator(times: Mapping[str, Mapping[str, float]], most: int = 5):
@@ -89,7 +80,7 @@ def calls_in_time(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]
         for (name, calls), colour, marker in zip(lines.items(), COLOURS, MARKERS, strict=False):
             axes.plot(*zip(*calls, strict=True), marker, color=colour, markersize=3.5, markerfacecolor="none", label=name)
         axes.set(title=title, xlabel="seconds since the start", yscale="log")
-        plain_numbers(axes.yaxis)
+        plain_ticks(axes.yaxis)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     all_axes[0].set_ylabel("ms of a call (log scale)")
@@ -128,7 +119,7 @@ def f1_and_speed(points: Sequence[Mapping], batch: str = "1"):
     axes.set(
         xscale="log", xlabel=f"median ms per sentence, batch {batch} (log scale)", ylabel="entity F1 on test, 95 % interval"
     )
-    plain_numbers(axes.xaxis)
+    plain_ticks(axes.xaxis)
     axes.grid(alpha=0.3)
     axes.margins(x=0.12, y=0.15)
     axes.spines[["top", "right"]].set_visible(False)

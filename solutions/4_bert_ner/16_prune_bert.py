@@ -591,8 +591,8 @@ time_against_density(densities, ratios)
 faster = [d for d, r in zip(densities, ratios, strict=True) if r < 1]
 prose(
     f"At 50 % zeros the sparse product takes {ratios[0]:.1f} times as long as the dense one. "
-    + (f"It is the faster one from {max(faster):.0%} of the weights left." if faster else "It is never faster here.")
-    + " Where that is, F1 is long gone."
+    + (f"It is the faster one from {max(faster):.0%} of the weights left. " if faster else "It is never faster here. ")
+    + f"With 20 % left the best F1 of this lesson is {max(last.values()):.3f}; with 10 %, untrained, {at('magnitude', 0.9, False):.3f}."
 )
 
 # %% [markdown]
@@ -621,7 +621,8 @@ in_encoder = 4 * sum(n for name, n in ours.items() if ".encoder.layer." in name)
 size_knob(rows, floor=whole["megabytes"] - whole["megabytes"] * in_encoder / (4 * sum(ours.values()) / 1e6))
 
 # %% [markdown]
-# At equal bytes, masked weights keep more F1 than removed units; removed units are what makes it faster. Which one wins depends on what you pay for.
+# At equal bytes, well chosen masks keep more F1 than removed units, though after the training the gap is small; removed units are what makes it faster. Which
+# one wins depends on what you pay for.
 
 # %% [markdown]
 # ## Exercise: a verdict from an interval

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from course_lib.data.align import make_windows
 from course_lib.data.conll import Sentence
-from course_lib.data.long_text import blocks, cut_off, joined, owned_windows, windows_by
+from course_lib.data.long_text import blocks, cut_off, joined, owned_windows
 from course_lib.models.zoo import find_encoder, load_tokenizer
 
 
@@ -49,17 +49,19 @@ def test_a_text_that_fits_gives_the_librarys_windows():
     tokenizer = load_tokenizer(find_encoder("minilm"))
     sentences = [("Ana", "Ruiz", "left", "Reykjavik"), (), ("\ufe0f",), ("Bo",)]
     for cut in (owned_windows, blocks, cut_off):
-        assert windows_by(cut, sentences, tokenizer, 510, 20) == make_windows(sentences, tokenizer)
+        assert make_windows(sentences, tokenizer, 512, lambda length, room, cut=cut: cut(length, room, 20)) == make_windows(
+            sentences, tokenizer
+        )
 
 
 def test_each_word_of_a_long_text_is_spoken_for_once():
     tokenizer = load_tokenizer(find_encoder("minilm"))
     words = ("Wilhelmina", "Oldenkamp", "visited", "Reykjavik") * 20
     for cut in (owned_windows, blocks):
-        windows = windows_by(cut, [words], tokenizer, 16, 4)
+        windows = make_windows([words], tokenizer, 18, lambda length, room, cut=cut: cut(length, room, 4))
         assert sorted(w for window in windows for _, w in window.heads) == list(range(80))
         assert max(len(w.ids) for w in windows) <= 18
-    (short,) = windows_by(cut_off, [words], tokenizer, 16, 4)
+    (short,) = make_windows([words], tokenizer, 18, cut_off)
     assert len(short.heads) < 80
 
 
