@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from course_lib.artifacts import file_sha256
 from course_lib.exercises import pick, trained
 from course_lib.measure.pruning_techniques import ENCODER, keep_zeros, l1_training, layers, movement, units, weights
 from course_lib.measure.size import effective_parameters, stored_parameters
@@ -12,6 +13,7 @@ from course_lib.measure.sweeps import Sweep
 from course_lib.measure.technique_bench import Bench, Sizes
 from course_lib.measure.technique_bytes import Made, payload_bytes
 from course_lib.measure.technique_row import Make, recovered
+from course_lib.models.zoo import WEIGHTS
 from course_lib.ner.evaluate import f1_difference, f1_interval
 from course_lib.plan import match
 from course_lib.pruning.masks import Masks, global_masks
@@ -122,6 +124,11 @@ def run(point: dict) -> dict:
     return figures_of(make_of(**point)(bench().fresh(), bench()))
 
 
+def teacher_weights() -> str:
+    """Hash of the teacher's weights."""
+    return file_sha256(bench().teacher / WEIGHTS)[:16]
+
+
 SWEEP = Sweep(
     name="pruning",
     lesson="16_prune_bert",
@@ -129,5 +136,6 @@ SWEEP = Sweep(
     run=run,
     code=("measure/prune_sweep.py", "measure/pruning_techniques.py", "measure/technique_bench.py")
     + tuple(f"pruning/{name}.py" for name in "masks apply scores movement proximal unit_masks unit_scores".split()),
+    model=teacher_weights,
     interval=f"95 % bootstrap over {SENTENCES} validation sentences, one training seed",
 )

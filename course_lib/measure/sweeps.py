@@ -45,6 +45,8 @@ class Sweep:
         code: files of the library that the figures come from, such as "pruning/masks.py", the sweep's own among them.
         interval: what low and high are, for people: "95 % bootstrap over 400 validation sentences".
         data: hash of the data.
+        model: hash of the trained model that is measured, "" where a point trains its own. It is noted beside the figures and
+            not compared, since training elsewhere gives other last bits: the point that the lesson runs live is compared.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Sweep:
     code: tuple[str, ...]
     interval: str
     data: Callable[[], str] = generated_corpus
+    model: Callable[[], str] = str
 
     def __post_init__(self) -> None:
         plain = all(isinstance(v, int | float | str) for point in self.points for v in point.values())
@@ -143,7 +146,7 @@ def run_sweep(sweep: Sweep, threads: int, progress: Callable[[dict], None] | Non
     """
     made_of, todo = sweep.made_of(), missing(sweep)
     about = machine(threads)
-    where = {"cpu": about["cpu"], "threads": threads, "torch": about["versions"]["torch"]}
+    where = {"cpu": about["cpu"], "threads": threads, "torch": about["versions"]["torch"], "model": sweep.model()}
     for point in todo:
         if progress:
             progress(point)

@@ -87,7 +87,7 @@ prose(
 # `quantize_nodes` *simulates*: it rounds each activation to one of 256 levels and goes on in float, so that we may switch nodes on and off. The weights stay in float for now, so what you
 # see is the activations alone.
 #
-# So: damage, and no collapse. (The interval compares both models on the *same* resampled sentences, as lesson 15 did; it is much narrower than that of a single F1.) Two questions follow. Where does this damage come from? And where did the *published* collapse come from, if not from here? The
+# So: damage, and no collapse. (The interval compares both models on the *same* resampled sentences, as lesson 15 did; with so few sentences it is wide all the same.) Two questions follow. Where does this damage come from? And where did the *published* collapse come from, if not from here? The
 # first takes most of this lesson. The answer to the second is worse than you think, and comes near the end.
 
 # %% [markdown]
