@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt $(if $(TORCH_FROM),--index-url $(TORCH_FROM))
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,oracles,classroom,bench,search]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,oracles,classroom,cluster,bench,search,tracking]' -c constraints.txt
 	@touch $(STAMP)
 
 course: $(STAMP) ## prepare data and teacher, compress the NER model, print and save the scorecard
