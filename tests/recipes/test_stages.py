@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,6 +159,13 @@ def test_the_key_follows_everything_the_weights_depend_on(teacher, root, tmp_pat
     monkeypatch.setattr(teacher_stage, "code_digest", lambda *where: "other code")
     variants.append(make_teacher(context(root), "tiny", RECIPE))
     assert len({teacher.name, *(v.name for v in variants)}) == len(variants) + 1
+
+
+def test_a_students_key_names_every_file_of_the_techniques_that_its_stage_imports():
+    imported = re.findall(
+        r"^from course_lib\.((?:pruning|distillation|redundancy)\.\w+)", Path(stages.__file__).read_text(), re.M
+    )
+    assert {f"{module.replace('.', '/')}.py" for module in imported} <= set(stages.CODE)
 
 
 def test_without_pretraining_only_the_architecture_is_kept(root, teacher, capsys):
