@@ -15,6 +15,7 @@ from course_lib.commands.options import (
     Encoder,
     Force,
     Json,
+    LogDir,
     Model,
     RecipeName,
     Repair,
@@ -41,6 +42,7 @@ def compress(
     json_file: Json = None,
     force: Force = False,
     repair: Repair = False,
+    log_dir: LogDir = None,
 ) -> None:
     """The main job: fine-tune, cut, distil, export, int8, measure; leaves a scorecard, a report and a model to ship.
 
@@ -52,7 +54,7 @@ def compress(
     from course_lib.recipes.recipe import load_recipe
 
     chosen = load_recipe(recipe)
-    context = open_context(data, seed, threads, artifacts, force, repair)
+    context = open_context(data, seed, threads, artifacts, force, repair, log_dir)
     from course_lib.recipes.compress import compress as run
 
     target = out or artifacts / ("course" if data == "generated" else context.corpus.name)

@@ -1,5 +1,6 @@
 """Options that commands share, and what they do with them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,10 @@ Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also 
 Force = Annotated[bool, typer.Option("--force", help="Make everything again, even what is cached.")]
 Repair = Annotated[bool, typer.Option("--repair", help="Mend illegal tag transitions in the data instead of stopping.")]
 RecipeName = Annotated[str, typer.Option("--recipe", "--preset", help="A preset (`quick`) or a recipe as a .toml file.")]
+LogDir = Annotated[
+    Path | None,
+    typer.Option(help="Write losses, F1, sparsity, scales and memory here as TensorBoard event files; off by default."),
+]
 Model = Annotated[Path, typer.Option(help="A model folder, such as artifacts/course/model.")]
 
 
@@ -52,15 +57,20 @@ def open_corpus(data: str, seed: int, artifacts: Path, repair: bool = False):
     return corpus
 
 
-def open_context(data: str, seed: int, threads: int | None, artifacts: Path, force: bool, repair: bool):
-    """The corpus, cache, seed and threads of a command's stages; ``threads`` None takes all processors."""
+def open_context(
+    data: str, seed: int, threads: int | None, artifacts: Path, force: bool, repair: bool, log_dir: Path | None = None
+):
+    """The corpus, cache, seed, threads and tracker of a command's stages; ``threads`` None takes all processors."""
     from course_lib.artifacts import Cache
     from course_lib.machine import processors
+    from course_lib.tracking import Tracker
 
+    tracker = Tracker(log_dir)
     corpus = open_corpus(data, seed, artifacts, repair)
     from course_lib.recipes.teacher import Context
 
-    return Context.create(corpus, Cache(artifacts / "cache", force), seed, threads or processors())
+    context = Context.create(corpus, Cache(artifacts / "cache", force), seed, threads or processors())
+    return replace(context, tracker=tracker)
 
 
 def try_outputs(model: Path | None, json_file: Path | None) -> None:

@@ -1,5 +1,6 @@
 """``course peers``: the compressed model against what a user would otherwise take, in one race."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,10 @@ def peers(
     recipe: RecipeName = "quick",
     seed: Seed = 0,
     threads: Threads = None,
+    trained_with: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, help="Threads that the models are trained with, if others than they race with."),
+    ] = None,
     artifacts: Artifacts = Path("artifacts"),
     json_file: Json = None,
     only: Annotated[
@@ -60,7 +65,8 @@ def peers(
     settings = load_recipe(recipe)
     try_outputs(None, json_file)
     require_writable(artifacts)
-    context = open_context(data, seed, threads, artifacts, False, repair)
+    context = open_context(data, seed, trained_with or threads, artifacts, False, repair)
+    from course_lib.machine import processors
     from course_lib.measure.peers import compare, report
     from course_lib.recipes.stages import check_recipe, make_ensemble, make_onnx, make_student
     from course_lib.show.plots import f1_against_latency, png
@@ -68,7 +74,8 @@ def peers(
     check_recipe(encoder, settings)
     teachers = make_ensemble(context, encoder, settings)
     models = {"teacher": teachers[0], "student": make_student(context, teachers, settings)}
-    card = compare(context, models, chosen, rounds, make_onnx(context, models["student"], settings, int8=True))
+    shipped = make_onnx(context, models["student"], settings, int8=True)
+    card = compare(replace(context, threads=threads or processors()), models, chosen, rounds, shipped)
     name = "peers" if data == "generated" else f"peers-{context.corpus.name}"
     write_json(artifacts / f"{name}.json", card)
     write_text(artifacts / f"{name}.md", report(card))

@@ -10,6 +10,7 @@ from course_lib.commands.options import (
     Data,
     Encoder,
     Json,
+    LogDir,
     Repair,
     Seed,
     Threads,
@@ -45,6 +46,7 @@ def search(
     artifacts: Artifacts = Path("artifacts"),
     json_file: Json = None,
     repair: Repair = False,
+    log_dir: LogDir = None,
 ) -> None:
     """Try recipes of a space, judge them on validation, and write the best one within a budget as a plain recipe.
 
@@ -66,7 +68,7 @@ def search(
     optuna_library()
     try_outputs(None, json_file)
     require_writable(artifacts / "search")
-    context = open_context(data, seed, threads, artifacts, False, repair)
+    context = open_context(data, seed, threads, artifacts, False, repair, log_dir)
     from course_lib.machine import machine
     from course_lib.models.zoo import WEIGHTS, find_encoder
     from course_lib.recipes.stages import CODE, check_recipe

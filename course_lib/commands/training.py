@@ -11,6 +11,7 @@ from course_lib.commands.options import (
     Encoder,
     Force,
     Json,
+    LogDir,
     RecipeName,
     Repair,
     Seed,
@@ -55,6 +56,7 @@ def prepare(
     json_file: Json = None,
     force: Force = False,
     repair: Repair = False,
+    log_dir: LogDir = None,
 ) -> None:
     """Make the corpus, the teacher and the student that the lessons start from.
 
@@ -64,7 +66,7 @@ def prepare(
 
     chosen = load_recipe(recipe)
     try_outputs(None, json_file)
-    context = open_context(data, seed, threads, artifacts, force, repair)
+    context = open_context(data, seed, threads, artifacts, force, repair, log_dir)
     from course_lib.recipes.stages import check_recipe, make_ensemble, make_student
 
     check_recipe(encoder, chosen)
@@ -92,6 +94,7 @@ def train(
     json_file: Json = None,
     force: Force = False,
     repair: Repair = False,
+    log_dir: LogDir = None,
 ) -> None:
     """Fine-tune an encoder on a corpus; killed and started again, it goes on where it was.
 
@@ -105,7 +108,7 @@ def train(
 
     try_outputs(out, json_file)
     recipe = replace(load_recipe("quick"), teacher=Training(epochs, batch_size, learning_rate, patience=patience))
-    context = open_context(data, seed, threads, artifacts, force, repair)
+    context = open_context(data, seed, threads, artifacts, force, repair, log_dir)
     from course_lib.recipes.teacher import make_teacher
 
     folder = make_teacher(context, encoder, recipe, pretrained=not from_scratch)

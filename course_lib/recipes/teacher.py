@@ -1,7 +1,7 @@
 """The first stage of a compression run: a corpus with its settings, and the encoder fine-tuned on it, the teacher."""
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from course_lib.ner.evaluate import entity_f1
 from course_lib.ner.predict import predict_tags
 from course_lib.ner.train import Objective, Settings, hard_labels, train
 from course_lib.recipes.recipe import Distil, Recipe, Training
+from course_lib.tracking import Tracker
 
 CODE = (  # what a trained teacher depends on; its key names these files alone, so that it outlives changes elsewhere
     "data/align.py", "models/zoo.py", "models/surgery.py", "models/groups.py", "ner/train.py", "ner/checkpoint.py", "ner/predict.py",
@@ -37,6 +38,7 @@ class Context:
         seed: of heads, batches and dropout.
         threads: of PyTorch; another number gives other last bits, so it is part of the keys.
         bf16: train under bf16 autocast.
+        tracker: where losses and F1 are written as TensorBoard event files; nowhere by default.
     """
 
     corpus: Corpus
@@ -44,6 +46,7 @@ class Context:
     seed: int
     threads: int
     bf16: bool
+    tracker: Tracker = field(default_factory=Tracker)
 
     @classmethod
     def create(cls, corpus: Corpus, cache: Cache, seed: int, threads: int, bf16: bool | None = None) -> "Context":
@@ -100,6 +103,7 @@ def fit(
 
         def progress(event: dict) -> None:
             advance(completed=event["step"], total=event["steps"], note=f"loss {event['loss']:.3f}")
+            context.tracker.step(target.name, event)
             if "f1" in event:
                 say(f"  epoch {event['epoch']}: loss {event['loss']:.4f}, validation F1 {event['f1']:.4f}")
 
@@ -107,6 +111,7 @@ def fit(
         history = train(
             model, prepared.windows, prepared.labels, pad_id(tokenizer), validate, settings, work, objective, progress
         )
+    context.tracker.weights(target.name, model, len(history))
     with new_folder(target) as folder:
         save_model(model, tokenizer, folder)
         write_json(folder / "history.json", {"settings": asdict(settings), "threads": context.threads, "epochs": history})

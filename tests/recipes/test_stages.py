@@ -3,12 +3,14 @@
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from course_lib.artifacts import Cache
 from course_lib.data.align import IGNORED, make_windows
@@ -36,6 +38,7 @@ from course_lib.recipes.recipe import (
 )
 from course_lib.recipes.stages import check_recipe, make_onnx, make_student, trim
 from course_lib.recipes.teacher import Context, Prepared, make_teacher, max_pieces
+from course_lib.tracking import Tracker
 
 MODEL = {"config.json", "model.safetensors", "tokenizer.json", "recipe.toml", "history.json"}
 RECIPE = Recipe(
@@ -166,6 +169,18 @@ def test_a_students_key_names_every_file_of_the_techniques_that_its_stage_import
         r"^from course_lib\.((?:pruning|distillation|redundancy)\.\w+)", Path(stages.__file__).read_text(), re.M
     )
     assert {f"{module.replace('.', '/')}.py" for module in imported} <= set(stages.CODE)
+
+
+def test_a_tracked_run_writes_losses_f1_and_weights_under_the_models_name(root, tmp_path):
+    context = replace(Context.create(corpus(), Cache(tmp_path / "cache"), 0, 1, False), tracker=Tracker(tmp_path / "log"))
+    made = make_teacher(context, "tiny", RECIPE)
+    context.tracker.close()
+    events = EventAccumulator(str(tmp_path / "log" / made.name))
+    events.Reload()
+    assert [e.value for e in events.Scalars("epoch/validation_f1")] == pytest.approx(
+        [e["validation_f1"] for e in json.loads((made / "history.json").read_text())["epochs"]], rel=1e-6
+    )
+    assert {"step/loss", "epoch/loss", "memory/peak_mib", "sparsity/all"} <= set(events.Tags()["scalars"])
 
 
 def test_without_pretraining_only_the_architecture_is_kept(root, teacher, capsys):
