@@ -1,0 +1,210 @@
+"""Who handed in what: nbgrader's layout, a folder of notebooks, a folder per student, or the zip of a course system.
+
+=============================================  ==========================================================================
+``anna/1_pruning/01_topic.ipynb``              nbgrader's; ``submitted/`` may be in front
+``anna.ipynb``, ``anna_01_topic.ipynb``        all in one folder; without the lesson's name, what is in it tells the lesson
+``anna/…/any name.ipynb``                      a folder for each student
+``Anna Berg_4061_assignsubmission_file_/…``    Moodle's zip, with folders or without; the student is ``Anna Berg_4061``
+``berganna_4061_77_01_topic.ipynb``            Canvas's zip, also with ``LATE``; the student is ``berganna_4061``
+=============================================  ==========================================================================
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from course_lib.artifacts import write_bytes
+from course_lib.classroom.handed_in import Entry, Refused, entries, read_file
+from course_lib.exercises.registry import LESSONS
+
+MOODLE = re.compile(r"([^/]+_\d+)_assignsubmission_[a-z]+_/?(.+)")
+CANVAS = re.compile(r"([^/_]+)(?:_LATE)?_(\d+)_\d+_(.+)")
+Named = tuple[str, str]  # student, the rest of the path
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One notebook that was handed in, or what was in its place.
+
+    Attributes:
+        student: as the folder, the file or the course system names them.
+        lesson: the stem of the lesson it is for; "" when that could not be told.
+        name: of the file, as it was handed in.
+        sha256: of its bytes; "" when they were not read.
+        path: where its bytes are; None when they are not to be graded.
+        problem: why it is not graded, as a sentence; "" when it is.
+        notes: what the instructor should know of how it was chosen.
+    """
+
+    student: str
+    lesson: str
+    name: str
+    sha256: str = ""
+    path: Path | None = None
+    problem: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def collect(source: Path, part: str, lessons: Mapping[str, Sequence[str]], kept: Path) -> list[Submission]:
+    """All submissions of a part, by student and lesson, at most one for each pair.
+
+    Args:
+        source: a folder or a zip.
+        part: the assignment, such as ``1_pruning``.
+        lessons: of the part: stem → ids of its exercises.
+        kept: folder that files out of a zip are written to, under their sha256.
+    Raises:
+        CourseError: ``source`` is neither a folder nor a zip, or ``kept`` cannot be written.
+    """
+    other_parts = set(LESSONS.values()) - {part}
+    files = [entry for entry in entries(source) if other_parts.isdisjoint(entry.name.split("/")[:-1])]
+    name_of = recogniser([entry.name for entry in files], part, lessons)
+    found: dict[tuple[str, str], list[Submission]] = {}
+    others: dict[str, str] = {}  # student → a file that is no notebook
+    for entry in files:
+        student, rest = name_of(entry.name)
+        if entry.name.lower().endswith((".ipynb", ".zip")):
+            made = _read(entry, student, rest, lessons, kept)
+            found.setdefault((student, made.lesson), []).append(made)
+        elif "/" in entry.name:
+            others.setdefault(student, rest)
+    for student in others.keys() - {student for student, _ in found}:
+        why = f"There is no notebook, only other files ({others[student]})."
+        found[student, ""] = [Submission(student, "", others[student], problem=why)]
+    return [_choose(found[key]) for key in sorted(found)]
+
+
+def recogniser(names: Sequence[str], part: str, lessons: Mapping[str, Sequence[str]]) -> Callable[[str], Named]:
+    """How paths of this source name students: path → student, the rest of the path."""
+    notebooks = [name for name in names if name.lower().endswith(".ipynb")]
+    shared = _shared_folder(notebooks, part, lessons)
+    is_canvas = bool(notebooks) and all(MOODLE.match(name) or CANVAS.fullmatch(name.removeprefix(shared)) for name in notebooks)
+
+    def name_of(name: str) -> Named:
+        name = name.removeprefix(shared)
+        return moodle(name) or nbgrader(name, part) or (canvas(name) if is_canvas else None) or plain_name(name, lessons)
+
+    return name_of
+
+
+def moodle(name: str) -> Named | None:
+    """Moodle's names.
+
+    >>> moodle("Anna Berg_4061_assignsubmission_file_/01_topic.ipynb")
+    ('Anna Berg_4061', '01_topic.ipynb')
+    """
+    found = MOODLE.fullmatch(name)
+    return (found[1], found[2]) if found else None
+
+
+def canvas(name: str) -> Named | None:
+    """Canvas's names.
+
+    >>> canvas("berganna_LATE_4061_77_01_topic-1.ipynb")
+    ('berganna_4061', '01_topic-1.ipynb')
+    """
+    found = CANVAS.fullmatch(name)
+    return (f"{found[1]}_{found[2]}", found[3]) if found else None
+
+
+def nbgrader(name: str, part: str) -> Named | None:
+    """nbgrader's layout: the folder above the assignment's is the student's.
+
+    >>> nbgrader("submitted/anna/1_pruning/01_topic.ipynb", "1_pruning")
+    ('anna', '01_topic.ipynb')
+    """
+    folders = name.split("/")
+    at = folders.index(part) if part in folders[1:-1] else 0
+    return (folders[at - 1], "/".join(folders[at + 1 :])) if at else None
+
+
+def plain_name(name: str, lessons: Mapping[str, Sequence[str]]) -> Named:
+    """A folder for each student, or the student's name in the file's.
+
+    >>> plain_name("anna/mine.ipynb", {}), plain_name("anna_01_topic.ipynb", {"01_topic": []})
+    (('anna', 'mine.ipynb'), ('anna', '01_topic.ipynb'))
+    """
+    student, _, rest = name.partition("/")
+    if rest:
+        return student, rest
+    stem, dot, suffix = name.rpartition(".")
+    for lesson in lessons:
+        before, topic, _ = stem.partition(lesson[3:])
+        before = before.removesuffix(lesson[:3])
+        if topic and before.rstrip("_- ."):
+            return before.rstrip("_- ."), stem[len(before) :] + dot + suffix
+    return stem or name, name
+
+
+def _shared_folder(notebooks: Sequence[str], part: str, lessons: Mapping[str, Sequence[str]]) -> str:
+    """The one folder that a zip or a download put around all students' files, with its ``/``; "" when there is none."""
+    split = [name.split("/") for name in notebooks]
+    if not split or any(len(s) < 2 or s[0] != split[0][0] or s[1] == part for s in split) or MOODLE.match(notebooks[0]):
+        return ""
+    below = {s[1] for s in split}
+    names_lessons = any(lesson[3:] in name and plain_name(name, lessons)[1] == name for name in below for lesson in lessons)
+    return f"{split[0][0]}/" if len(below) > 1 and not names_lessons else ""
+
+
+def lesson_of(file: str, data: bytes, lessons: Mapping[str, Sequence[str]]) -> str:
+    """The lesson that a notebook is of: by its file's name, else by the exercises whose functions it defines; "" for none.
+
+    Whatever else the notebook says of itself is not heeded, nor need it be whole.
+
+    >>> lesson_of("mine.ipynb", b'"def soft_threshold(w):"', {"01_l1": ["soft_threshold"], "02_which": ["magnitude"]})
+    '01_l1'
+    """
+    named = [lesson for lesson in lessons if lesson[3:] in file]
+    if len(named) == 1:
+        return named[0]
+    counts = {}
+    for lesson, exercises in lessons.items():
+        counts[lesson] = sum(re.search(rf"\b(?:def|class) {e}\b".encode(), data) is not None for e in exercises)
+    best = max(counts.values(), default=0)
+    fits = [lesson for lesson, count in counts.items() if count == best > 0]
+    return fits[0] if len(fits) == 1 else next(iter(lessons)) if len(lessons) == 1 else ""
+
+
+def _read(entry: Entry, student: str, rest: str, lessons: Mapping[str, Sequence[str]], kept: Path) -> Submission:
+    """Read one notebook; what came out of a zip is written to ``kept``."""
+    file = rest.rpartition("/")[2]
+    try:
+        data = entry.read()
+    except Refused as error:
+        return Submission(student, lesson_of(file, b"", lessons), rest, problem=f"{rest} {error}.")
+    sha256 = hashlib.sha256(data).hexdigest()
+    lesson = lesson_of(file, data, lessons)
+    if not lesson:
+        return Submission(student, "", rest, sha256, problem=f"{rest} cannot be told to be of a lesson of this part.")
+    path = entry.path or kept / f"{sha256}.ipynb"
+    if not path.exists():
+        write_bytes(path, data)
+    return Submission(student, lesson, rest, sha256, path)
+
+
+def _choose(found: Sequence[Submission]) -> Submission:
+    """Of several files for one lesson, the one that counts: one that can be graded, and of those the last by name."""
+    *others, chosen = sorted(found, key=lambda s: (s.path is not None, _natural(s.name)))
+    if not chosen.lesson:  # nobody can say that these are versions of one thing
+        return replace(chosen, problem=" ".join(s.problem for s in (*others, chosen)))
+    return replace(chosen, notes=tuple(f"Handed in too, and not graded: {s.name}." for s in others))
+
+
+def _natural(name: str) -> list:
+    """A key that sorts ``b-10`` after ``b-9``, and both after ``b``."""
+    stem = name.lower().removesuffix(".ipynb")
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", stem)]
+
+
+def read_submission(submission: Submission) -> bytes:
+    """The bytes that were collected.
+
+    Raises:
+        Refused: they have changed since.
+    """
+    data = read_file(submission.path)
+    if hashlib.sha256(data).hexdigest() != submission.sha256:
+        raise Refused("has changed while submissions were graded; grade again")
+    return data
