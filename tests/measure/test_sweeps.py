@@ -3,7 +3,10 @@
 import ast
 import dataclasses
 import json
+import re
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 
@@ -26,6 +29,7 @@ from course_lib.measure.sweeps import (
     stored,
 )
 
+SOLUTIONS = Path(__file__).parents[2] / "solutions"
 POINTS = ({"score": "taylor", "sparsity": 0.5}, {"score": "taylor", "sparsity": 0.7})
 
 
@@ -43,6 +47,26 @@ def sweep(tmp_path, monkeypatch):
 
 def test_every_stored_sweep_was_made_by_the_code_and_data_of_today():
     assert {name: stale(find_sweep(name)) for name in SWEEPS} == {name: [] for name in SWEEPS}
+
+
+def test_the_points_that_built_lessons_ran_lie_within_the_intervals_stored_today():
+    calls = {}
+    for source in sorted(SOLUTIONS.glob("*/*.py")):
+        count = source.read_text("utf-8").count("\nlive_point(")
+        if count:
+            calls[source.stem] = count
+            nb = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+            outputs = [o.data["text/plain"] for c in nb.cells if "\nlive_point(" in c.source for o in c.outputs if "data" in o]
+            lines = [line for text in outputs if "One point run here" in text for line in text.splitlines()]
+            assert [line for line in lines if line.startswith("✔ One point run here agrees.")] == lines[:1] * count
+            names = re.findall(r'\nlive_point\(\s*"(\w+)"', "\n".join(c.source for c in nb.cells))
+            shown = [re.findall(r"\d\.\d{3}", line) for line in lines if "; stored " in line]
+            intervals = {tuple(f"{v:.3f}" for v in p["figures"]["f1"]) for name in names for p in stored(name)}
+            assert len(shown) == count
+            assert all(tuple(rest) in intervals and float(rest[1]) <= float(here) <= float(rest[2]) for here, *rest in shown), (
+                f"{source.stem}: built from an older sweep; `course build {source.stem}`"
+            )
+    assert sum(calls.values()) >= len(SWEEPS)
 
 
 def test_every_sweep_hashes_the_file_it_is_defined_in_and_bears_its_name():
