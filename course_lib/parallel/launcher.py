@@ -1,0 +1,174 @@
+"""``run(fn, world_size=4)``: a function on several processes of this machine, from a notebook or a script.
+
+The parent holds a key-value store on a port of the loopback interface that the system chooses; by it the workers get their
+call, find each other and report. Nothing is written to disk.
+"""
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+
+import cloudpickle
+import torch.distributed as dist
+
+from course_lib.errors import expect
+from course_lib.parallel.failures import Peers, cause
+from course_lib.parallel.logs import Logs
+
+JOIN_S = 120.0  # until all workers must have come: each imports torch first
+GRACE_S = 3.0  # after a peer's complaint, until the culprit must have shown itself
+POLL_S = 0.02
+LOOPBACK = {"darwin": "lo0"}.get(sys.platform, "lo")
+
+
+def run(
+    fn: Callable,
+    world_size: int = 4,
+    *args,
+    backend: str = "gloo",
+    timeout_s: float = 60.0,
+    env: Mapping[str, str] | None = None,
+    threads: int = 1,
+) -> list:
+    """Call ``fn(*args)`` in ``world_size`` new processes with ``torch.distributed`` initialised.
+
+    Functions of a module go by reference, those of a notebook's cell or of the main script by value. What the workers print
+    is shown line by line after their rank. However the call ends, no process of it is left.
+
+    Args:
+        fn: called in each process; ``torch.distributed.get_rank()`` tells which it is.
+        world_size: number of processes.
+        args: given to each.
+        backend: ``gloo``, or ``nccl`` where each process has a GPU.
+        timeout_s: seconds that a collective may wait for its peers. The function itself may take as long as it likes.
+        env: environment variables besides those of this process.
+        threads: threads of torch in each process.
+    Returns:
+        The results by rank.
+    Raises:
+        WorkerError: a worker raised, died, or kept its peers waiting; it names the rank and has its traceback.
+        ValueError: bad arguments, or ones that cannot be sent.
+
+    >>> run(max, 2, [3, 1, 2])
+    [3, 3]
+    """
+    expect(callable(fn), "fn", fn, "a function")
+    expect(isinstance(world_size, int) and world_size >= 1, "world_size", world_size, "a number of processes, at least 1")
+    expect(timeout_s > 0, "timeout_s", timeout_s, "a positive number of seconds")
+    expect(threads >= 1, "threads", threads, "at least 1")
+    call = _pickled(fn, args)
+    settings, workers = [backend, str(timeout_s), str(JOIN_S), str(threads)], []
+    with _loopback_store() as store, Logs() as logs, _ended(workers):
+        store.set("call", call)
+        for rank in range(world_size):
+            workers.append(_start(_environment(rank, world_size, store.port, threads, env), settings))
+            logs.follow(rank, workers[-1])
+        reports = _watch(workers, store, logs, timeout_s)
+        store.set("over", "")
+        with contextlib.suppress(subprocess.TimeoutExpired):  # who hangs on leaving is killed
+            for worker in workers:
+                worker.wait(timeout=5)
+    return [report["result"] for report in reports]
+
+
+def _pickled(fn: Callable, args: tuple) -> bytes:
+    try:
+        return cloudpickle.dumps((fn, args))
+    except (TypeError, pickle.PicklingError, AttributeError) as error:
+        raise ValueError(f"fn = {fn!r}: it or its arguments cannot be sent to another process: {error}") from error
+
+
+@contextlib.contextmanager
+def _loopback_store() -> Iterator[dist.TCPStore]:
+    """A store that only this machine can reach, on a free port that stays taken from the start: no run meets another's."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(128)
+        port = listener.getsockname()[1]
+        yield dist.TCPStore("127.0.0.1", port, None, True, timedelta(seconds=JOIN_S), False, master_listen_fd=listener.detach())
+
+
+def _environment(rank: int, world_size: int, port: int, threads: int, more: Mapping[str, str] | None) -> dict[str, str]:
+    """The environment of one worker: what torchrun would set, this process's import path, one network interface."""
+    return {
+        **os.environ,
+        **{f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL")},
+        **(more or {}),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the parent holds the store
+        "GLOO_SOCKET_IFNAME": LOOPBACK,
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        "PYTHONUNBUFFERED": "1",  # logs appear when they are written
+    }
+
+
+def _start(environment: dict[str, str], settings: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "course_lib.parallel.worker", *settings],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C reaches the parent alone, which ends the workers
+    )
+
+
+def _watch(workers: list[subprocess.Popen], store: dist.TCPStore, logs: Logs, timeout_s: float) -> list[dict]:
+    """The reports of all ranks, all with results.
+
+    Raises:
+        WorkerError: a rank failed; found within :data:`GRACE_S` and a few polls of its death, error or peers' complaint.
+    """
+    peers, deadline = Peers(len(workers), timeout_s), None
+    while len(peers.reports) < len(workers) or deadline is not None:
+        for rank, worker in enumerate(workers):
+            dead = worker.poll() is not None  # asked before its report is: the report is older than the death
+            if rank not in peers.reports and store.check([f"report/{rank}"]):
+                peers.reports[rank] = pickle.loads(store.get(f"report/{rank}"))
+            elif rank not in peers.reports and dead:
+                peers.dead[rank] = worker.returncode
+        last_chance = len(peers.reports) + len(peers.dead) == len(workers) or (deadline and time.monotonic() > deadline)
+        found = cause(peers, logs, lambda rank: _stack(workers[rank], store, rank), bool(last_chance))
+        if found:
+            raise found
+        if peers.complaints and deadline is None:
+            deadline = time.monotonic() + GRACE_S
+        time.sleep(POLL_S)
+    return [peers.reports[rank] for rank in range(len(workers))]
+
+
+def _stack(worker: subprocess.Popen, store: dist.TCPStore, rank: int) -> str | None:
+    """Where a worker is right now; None if it does not answer within two seconds."""
+    try:
+        worker.stdin.write(b"stack\n")
+        worker.stdin.flush()
+        store.wait([f"stack/{rank}"], timedelta(seconds=2))
+    except (OSError, dist.DistError):
+        return None
+    return store.get(f"stack/{rank}").decode()
+
+
+@contextlib.contextmanager
+def _ended(workers: list[subprocess.Popen]) -> Iterator[None]:
+    """Kill what still runs at the end, with whatever it started, and reap it."""
+    try:
+        yield
+    finally:
+        for worker in workers:
+            if worker.poll() is None:
+                os.killpg(worker.pid, signal.SIGKILL) if hasattr(os, "killpg") else worker.kill()
+        for worker in workers:
+            worker.wait()
+            worker.stdin.close()

@@ -1,0 +1,58 @@
+"""Functions that worker processes of the tests run; torch alone is imported, so that they start soon."""
+
+import os
+import signal
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+
+
+def look_round(x: int) -> dict:
+    """What a worker sees, and a sum over all."""
+    total = torch.tensor([dist.get_rank() + x])
+    dist.all_reduce(total)
+    print("hello from stdout")
+    print("hello from stderr", file=sys.stderr)
+    return {
+        "rank": dist.get_rank(),
+        "world_size": dist.get_world_size(),
+        "sum": total,
+        "threads": torch.get_num_threads(),
+        "colour": os.environ.get("COLOUR"),
+        "stdin": sys.stdin.read(),
+    }
+
+
+def fail(culprit: int, how: str, pids: str) -> int:
+    """One rank fails while the others wait for it in a collective; each leaves its process id in the folder ``pids``."""
+    rank = dist.get_rank()
+    with open(os.path.join(pids, str(rank)), "w") as file:
+        file.write(str(os.getpid()))
+    if rank == culprit:
+        if how == "raise":
+            raise ValueError("no such tag")
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "exit":
+            print("I leave", file=sys.stderr, flush=True)
+            os._exit(3)
+        if how == "sleep":
+            time.sleep(600)
+        if how == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if how == "return":
+            return rank
+        if how == "disorder":
+            dist.recv(torch.zeros(1), (rank + 1) % dist.get_world_size())
+    dist.barrier()
+    return rank
+
+
+def sleep(pids: str) -> None:
+    """All ranks sleep, each with its process id in the folder ``pids``."""
+    with open(os.path.join(pids, f"{dist.get_rank()}.new"), "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(file.name, file.name.removesuffix(".new"))
+    time.sleep(600)
