@@ -132,7 +132,7 @@ def _watch(workers: list[subprocess.Popen], store: dist.TCPStore, logs: Logs, ti
         WorkerError: a rank failed; found within :data:`GRACE_S` and a few polls of its death, error or peers' complaint.
     """
     peers, deadline = Peers(len(workers), timeout_s), None
-    while len(peers.reports) < len(workers) or deadline is not None:
+    while len(peers.reports) < len(workers):
         for rank, worker in enumerate(workers):
             dead = worker.poll() is not None  # asked before its report is: the report is older than the death
             if rank not in peers.reports and store.check([f"report/{rank}"]):
