@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from course_lib import __version__
-from course_lib.commands import bench, compression, learning, lessons, peers, search, sweeps, techniques, training
+from course_lib.commands import bench, compression, learning, lessons, levers, peers, search, sweeps, techniques, training
 from course_lib.errors import CourseError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ for command in (
     compression.predict,
     compression.score,
     search.search,
+    levers.levers,
     techniques.techniques,
     peers.peers,
     bench.bench,
