@@ -85,6 +85,22 @@ def views_the_heads(q, k, v, heads, mask):
     return out.permute(0, 2, 1, 3).reshape(b, length, width)
 
 
+@wrong("attention", says="some columns of all pieces")
+def reshapes_there_and_back(q, k, v, heads, mask):
+    b, length, width = q.shape
+    q, k, v = (x.contiguous().view(b, heads, length, -1) for x in (q, k, v))
+    scores = torch.einsum("bhid,bhjd->bhij", q, k) / math.sqrt(width // heads)
+    weights = scores.masked_fill(~mask[:, None, None], float("-inf")).softmax(-1)
+    return (weights @ v).view(b, length, width)
+
+
+@wrong("attention", says="the pieces that *look*")
+def masks_the_rows(q, k, v, heads, mask):
+    scores = scores_of(q, k, heads)
+    scores[~mask[:, None, :, None].expand_as(scores)] = float("-inf")
+    return mix(scores.softmax(-1), v)
+
+
 @wrong("attention", says="a piece's row gets parts of other pieces")
 def forgets_to_turn_back(q, k, v, heads, mask):
     b, length, width = q.shape
@@ -193,6 +209,15 @@ def counts_the_words(word_ids, tags, index):
             n += 1
             labels.append(index[tags[n]])
         before = w
+    return labels
+
+
+@wrong("first_pieces", says="Word 0 gets no label")
+def asks_whether_there_is_a_word(word_ids, tags, index):
+    labels, before = [], None
+    for word in word_ids:
+        labels.append(index[tags[word]] if word and word != before else -100)
+        before = word
     return labels
 
 

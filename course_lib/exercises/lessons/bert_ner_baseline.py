@@ -50,6 +50,21 @@ def _viewed(q, k, v, heads, mask):
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
+def _viewed_both_ways(q, k, v, heads, mask):
+    """Heads split and put back by a reshape alone: all columns of some pieces make up a head."""
+    shape = (q.shape[0], heads, q.shape[1], q.shape[2] // heads)
+    a, b, c = (x.reshape(shape) for x in (q, k, v))
+    scores = (a @ b.transpose(-1, -2) / shape[-1] ** 0.5).masked_fill(~mask[:, None, None, :], -torch.inf)
+    return (scores.softmax(-1) @ c).reshape(q.shape)
+
+
+def _rows_masked(q, k, v, heads, mask):
+    """The mask at the pieces that look instead of those looked at."""
+    q, k, v = (split_heads(x, heads) for x in (q, k, v))
+    scores = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).masked_fill(~mask[:, None, :, None], -torch.inf)
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
 def _merged_by_view(q, k, v, heads, mask):
     mixed = split_heads(_mixed(q, k, v, heads, mask), heads)
     return mixed.reshape(q.shape)
@@ -123,6 +138,14 @@ ATTENTION = Exercise(
             ),
         ),
         Misconception(
+            "rows_masked",
+            _rows_masked,
+            lambda case, output: (
+                f"{_outside(case)}: the rows of padding are masked, the pieces that *look*. A real piece still looks at padding: "
+                "which axis of (B, H, L, L) holds the pieces looked at?"
+            ),
+        ),
+        Misconception(
             "masked_after_the_softmax",
             lambda q, k, v, heads, mask: _masked_late(q, k, v, heads, mask),
             lambda case, output: (
@@ -157,6 +180,14 @@ ATTENTION = Exercise(
             lambda case, output: (
                 f"Splitting (B, L, D) into (B, {case.args[3]}, L, d) by a reshape alone puts columns of different pieces into one row. "
                 "First split the last axis, then move the new one."
+            ),
+        ),
+        Misconception(
+            "heads_by_reshape_both_ways",
+            _viewed_both_ways,
+            lambda case, output: (
+                f"A reshape alone makes {case.args[3]} heads of (B, L, D), and another one puts them back. The shapes fit, but each of your heads "
+                "has all columns of some pieces, where it should have some columns of all pieces."
             ),
         ),
         Misconception(
@@ -281,6 +312,15 @@ LABELS = Exercise(
             _counting,
             lambda case, output: (
                 f"{_told(case, output)} A word without a piece shifts all tags behind it: they are counted along instead of looked up."
+            ),
+        ),
+        Misconception(
+            "word_0_taken_for_none",
+            lambda word_ids, tags, index: [
+                IGNORED if not w else label for w, label in zip(word_ids, first_pieces(word_ids, tags, index), strict=True)
+            ],
+            lambda case, output: (
+                f"{_told(case, output)} Word 0 gets no label. To Python 0 is as false as None is; they are not the same."
             ),
         ),
         Misconception(
