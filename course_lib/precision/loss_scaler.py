@@ -145,7 +145,12 @@ def unscale(gradients: Iterable[torch.Tensor], scale: float) -> bool:
         expect(gradient.dtype in (torch.float32, torch.float64), "gradient.dtype", gradient.dtype, "float32 or float64")
     for gradient in gradients:
         gradient.mul_(_float32(1 / scale))
-    return all(bool(gradient.isfinite().all()) for gradient in gradients)
+    return all(is_finite(gradient) for gradient in gradients)
+
+
+def is_finite(x: torch.Tensor) -> bool:
+    """Whether no entry of x, any shape, is infinite or NaN; without a temporary tensor of its size, as ``x.isfinite()`` makes."""
+    return x.numel() == 0 or all(math.isfinite(end) for end in torch.aminmax(x.detach()))
 
 
 def clipped_step(optimizer: torch.optim.Optimizer, clip: float | None = None) -> None:
