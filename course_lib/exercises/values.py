@@ -168,8 +168,10 @@ def describe(value: Any, limit: int = 8) -> str:
         inside = ", ".join(describe(v) for v in value[:limit]) + (", …" if len(value) > limit else "")
         return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' * (len(value) == 1)})"
     if isinstance(value, dict):
-        inside = ", ".join(f"{k!r}: {describe(v)}" for k, v in list(value.items())[:limit])
-        return "{" + inside + (", …" if len(value) > limit else "") + "}"
+        inside = [f"{k!r}: {describe(v)}" for k, v in list(value.items())[:limit]]
+        if len(value) > 2 and sum(map(len, inside)) > 300:  # nobody reads more of a long one than how it begins
+            return "{" + ", ".join(inside[:2]) + f", … {len(value)} entries in all" + "}"
+        return "{" + ", ".join(inside) + (", …" if len(value) > limit else "") + "}"
     return _short(_plain(value))
 
 

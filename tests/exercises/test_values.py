@@ -146,6 +146,10 @@ def test_a_copy_shares_nothing_and_keeps_strides_gradients_and_named_tuples():
         (list(range(12)), "[0, 1, 2, 3, 4, 5, 6, 7, …]"),
         ({"a": 1, "b": [2]}, "{'a': 1, 'b': [2]}"),
         (dict.fromkeys("abcdefghij", 0), "{" + ", ".join(f"'{k}': 0" for k in "abcdefgh") + ", …}"),
+        (
+            dict.fromkeys(["a" * 60, "b" * 60, *map(str, range(60))], "c" * 40),
+            f"{{'{'a' * 60}': '{'c' * 40}', '{'b' * 60}': '{'c' * 40}', … 62 entries in all}}",
+        ),
         (len, "a builtin_function_or_method"),
     ],
 )

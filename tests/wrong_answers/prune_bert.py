@@ -34,6 +34,11 @@ def may_be_negative(sizes: dict, prunable: list, target: int) -> float:
     return 1 - (target - fixed) / sum(sizes[name] for name in prunable)
 
 
+@wrong("sparsity_for_target", says="what remains of the whole model")
+def what_is_left_of_all(sizes: dict, prunable: list, target: int) -> float:
+    return 1.0 if target > sum(sizes.values()) else target / sum(sizes.values())
+
+
 @wrong("sparsity_for_target", says="that is not the right number")
 def a_count(sizes: dict, prunable: list, target: int) -> int:
     return max(sum(sizes.values()) - target, 0)
@@ -88,6 +93,22 @@ def matrix_by_matrix(scores: dict, sparsity: float) -> dict:
 def what_goes(scores: dict, sparsity: float) -> dict:
     chosen = {n: s for n, s in scores.items() if "encoder" in n and s.ndim == 2}
     return {n: torch.logical_not(m) for n, m in ranked(chosen, sparsity).items()}
+
+
+@wrong("encoder_masks", says="must not take part in it")
+def threshold_of_all(scores: dict, sparsity: float) -> dict:
+    everywhere = ranked(dict(scores), sparsity)
+    return {n: m for n, m in everywhere.items() if ".encoder.layer." in n and m.dim() == 2}
+
+
+@wrong("encoder_masks", says="there is a mask for 'bert.embeddings.word_embeddings.weight'")
+def of_all_that_is_named_weight(scores: dict, sparsity: float) -> dict:
+    return ranked({n: s for n, s in scores.items() if n.endswith("weight")}, sparsity)
+
+
+@wrong("encoder_masks", says="there is no mask for")
+def of_attention_alone(scores: dict, sparsity: float) -> dict:
+    return ranked({n: s for n, s in scores.items() if ".attention." in n and s.dim() == 2}, sparsity)
 
 
 @wrong("encoder_masks", says="of the encoder's matrices is")
@@ -158,6 +179,16 @@ def growth_of_the_size(w: torch.Tensor, gradients: list, lr: float) -> torch.Ten
     return end.abs() - w.abs()
 
 
+@wrong("movement_of_steps", says="The rate moves the weight; S has none")
+def by_the_steps(w: torch.Tensor, gradients: list, lr: float) -> torch.Tensor:
+    total = torch.zeros_like(w)
+    for g in gradients:
+        step = -lr * g
+        total += w * step
+        w = w + step
+    return total
+
+
 @wrong("movement_of_steps", says="its shape is")
 def one_for_all(w: torch.Tensor, gradients: list, lr: float) -> torch.Tensor:
     total = torch.zeros(1)
@@ -205,6 +236,40 @@ def never_over(scores: dict, costs: dict, budget: int) -> dict:
     units = sorted((float(v) / costs[n], n, i) for n, s in scores.items() for i, v in enumerate(s))
     for _, name, i in units:
         if gone + costs[name] > budget:
+            break
+        masks[name][i] = False
+        gone += costs[name]
+    return masks
+
+
+@wrong("units_within", says="passed over for smaller ones")
+def fills_the_budget(scores: dict, costs: dict, budget: int) -> dict:
+    masks = {n: torch.ones_like(s, dtype=torch.bool) for n, s in scores.items()}
+    units = sorted((float(v) / costs[n], n, i) for n, s in scores.items() for i, v in enumerate(s))
+    for _, name, i in units:
+        if costs[name] <= budget:
+            masks[name][i] = False
+            budget -= costs[name]
+    return masks
+
+
+@wrong("units_within", says="With one unit fewer")
+def until_it_is_exceeded(scores: dict, costs: dict, budget: int) -> dict:
+    masks = {n: torch.ones_like(s, dtype=torch.bool) for n, s in scores.items()}
+    units = sorted((float(v) / costs[n], n, i) for n, s in scores.items() for i, v in enumerate(s))
+    while units and budget >= 0:
+        _, name, i = units.pop(0)
+        masks[name][i] = False
+        budget -= costs[name]
+    return masks
+
+
+@wrong("units_within", says="High means keep")
+def the_best_go(scores: dict, costs: dict, budget: int) -> dict:
+    masks, gone = {n: torch.ones_like(s, dtype=torch.bool) for n, s in scores.items()}, 0
+    units = sorted(((float(v) / costs[n], n, i) for n, s in scores.items() for i, v in enumerate(s)), reverse=True)
+    for _, name, i in units:
+        if gone >= budget:
             break
         masks[name][i] = False
         gone += costs[name]
@@ -277,6 +342,19 @@ def by_the_value(difference: list, allowed: float) -> str:
 def by_zero(difference: list, allowed: float) -> str:
     value, low, high = difference
     return "refuted" if value <= 0 and not low <= 0 <= high else "holds"
+
+
+@wrong("verdict", says="a model that is better is refuted too")
+def by_zero_alone(difference: list, allowed: float) -> str:
+    return "refuted" if difference[2] < 0 or difference[1] > 0 else "holds"
+
+
+@wrong("verdict", says="as if a positive difference were a loss")
+def with_losses_above_zero(difference: list, allowed: float) -> str:
+    _, low, high = difference
+    if high <= allowed:
+        return "holds"
+    return "open" if low <= allowed else "refuted"
 
 
 @wrong("verdict", says="the best end of the interval")

@@ -39,6 +39,10 @@ def _as_if_alone(sizes, prunable, target):
     return max(0.0, 1 - target / sum(sizes[n] for n in prunable))
 
 
+def _share_of_all_that_stays(sizes, prunable, target):
+    return min(1.0, target / sum(sizes.values()))
+
+
 def _below_zero(sizes, prunable, target):
     return (sum(sizes.values()) - target) / sum(sizes[n] for n in prunable)
 
@@ -70,6 +74,14 @@ TARGET = Exercise(
             "density",
             _density_of_able,
             lambda case, output: f"You get {describe(output)}: the share that stays. A sparsity is the share that goes.",
+        ),
+        Misconception(
+            "share_of_all_that_stays",
+            _share_of_all_that_stays,
+            lambda case, output: (
+                f"You get {describe(output)}: the target over all {sum(case.args[0].values()):,} parameters. That is what remains of the whole model; "
+                "asked for is what goes, of the prunable part."
+            ),
         ),
         Misconception(
             "as_if_alone",
@@ -132,8 +144,12 @@ def _able(scores: dict, matrices: bool = True) -> dict:
 def _verify_encoder(case: Case, output) -> str | None:
     scores, sparsity = case.args
     expected = encoder_masks(scores, sparsity)
-    if not isinstance(output, dict) or set(output) != set(expected):
+    if not isinstance(output, dict):
         return difference(output, expected)
+    if more := [n for n in output if n not in expected]:
+        return f"there is a mask for {more[0]!r}, which is no matrix of the encoder's layers"
+    if fewer := [n for n in expected if n not in output]:
+        return f"there is no mask for {fewer[0]!r}"
     for name, mask in output.items():
         if kind(mask) != "bool tensor" or mask.shape != scores[name].shape:
             return f"entry {name!r}: {difference(mask, expected[name])}"
@@ -157,6 +173,11 @@ def _biases_too(scores, sparsity):
 
 def _each_matrix(scores, sparsity):
     return {n: mask_by_sparsity(s, sparsity) for n, s in _able(scores).items()}
+
+
+def _ranked_with_all(scores, sparsity):
+    """The right masks, with a threshold from the ranking of all parameters."""
+    return {n: m for n, m in global_masks(scores, sparsity).items() if n in _able(scores)}
 
 
 def _inverted_masks(scores, sparsity):
@@ -205,6 +226,14 @@ MASKS = Exercise(
             ),
         ),
         Misconception(
+            "ranked_with_all",
+            _ranked_with_all,
+            lambda case, output: (
+                f"You made masks for the right names, and {sum(int((~m).sum()) for m in output.values())} entries of them are False: the ranking was made over "
+                "all parameters. Those that get no mask must not take part in it."
+            ),
+        ),
+        Misconception(
             "each_matrix",
             _each_matrix,
             lambda case, output: (
@@ -238,13 +267,13 @@ def _movement_cases(generator: torch.Generator) -> list[Case]:
     ]
 
 
-def _movement_with(w, gradients, lr, sign=-1.0, still=False, late=False, size=False, growth=False):
+def _movement_with(w, gradients, lr, sign=-1.0, still=False, late=False, size=False, growth=False, factor=1.0):
     """The accumulation with one of the usual slips."""
     scores, start = torch.zeros_like(w), w
     for g in gradients:
         after = w if still else w - lr * g
         product = sign * (after if late else w) * g
-        scores = scores + (product.abs() if size else product)
+        scores = scores + factor * (product.abs() if size else product)
         w = after
     return w.abs() - start.abs() if growth else scores
 
@@ -294,6 +323,13 @@ MOVEMENT = Exercise(
             ),
         ),
         Misconception(
+            "times_the_rate",
+            lambda w, g, lr: _movement_with(w, g, lr, factor=lr),
+            lambda case, output: (
+                f"You get {describe(output)}: each product is multiplied with the rate of {case.args[2]:g} as well. The rate moves the weight; S has none."
+            ),
+        ),
+        Misconception(
             "growth",
             lambda w, g, lr: _movement_with(w, g, lr, growth=True),
             lambda case, output: (
@@ -324,28 +360,43 @@ def _unit_cases(generator: torch.Generator) -> list[Case]:
     ]
 
 
+def _gone(case: Case, output) -> int:
+    return sum(int((~m).sum()) * case.args[1][n] for n, m in output.items())
+
+
 def _verify_units(case: Case, output) -> str | None:
-    scores, costs, budget = case.args
+    scores, _, budget = case.args
     expected = units_within(*case.args)
     if not isinstance(output, dict) or set(output) != set(expected):
         return difference(output, expected)
     for name, mask in output.items():
         if kind(mask) != "bool tensor" or mask.shape != scores[name].shape:
             return f"entry {name!r}: {difference(mask, expected[name])}"
-    gone = sum(int((~m).sum()) * costs[n] for n, m in output.items())
-    if gone < budget:
-        return f"{gone} parameters are gone; the budget is {budget}"
+    if _gone(case, output) < budget:
+        return f"{_gone(case, output)} parameters are gone; the budget is {budget}"
     return difference(output, expected)
 
 
-def _greedy(scores, costs, budget, key="per parameter", count=False, short=False, inverted=False):
+def _greedy(
+    scores,
+    costs,
+    budget,
+    rank=lambda score, cost: score / cost,
+    count=False,
+    short=False,
+    skip=False,
+    over=False,
+    inverted=False,
+):
     """The choice with one of the usual slips."""
     rows = [(n, i, float(v)) for n, s in scores.items() for i, v in enumerate(s)]
-    rows.sort(key=lambda r: r[2] / costs[r[0]] if key == "per parameter" else r[2] * (-1 if key == "highest" else 1))
+    rows.sort(key=lambda r: rank(r[2], costs[r[0]]))
     masks, gone = {n: torch.ones(len(s), dtype=torch.bool) for n, s in scores.items()}, 0
     for name, i, _ in rows:
         cost = 1 if count else costs[name]
-        if gone >= budget or (short and gone + cost > budget):
+        if skip and gone + cost > budget:
+            continue
+        if (gone > budget if over else gone >= budget) or (short and gone + cost > budget):
             break
         masks[name][i], gone = False, gone + cost
     return {n: ~m for n, m in masks.items()} if inverted else masks
@@ -373,7 +424,7 @@ UNITS = Exercise(
     misconceptions=(
         Misconception(
             "score_alone",
-            lambda scores, costs, budget: _greedy(scores, costs, budget, key="score"),
+            lambda scores, costs, budget: _greedy(scores, costs, budget, rank=lambda score, cost: score),
             lambda case, output: (
                 "You take the lowest scores first, whatever a unit saves. With costs of "
                 + " and ".join(f"{c} ({n})" for n, c in case.args[1].items())
@@ -384,9 +435,28 @@ UNITS = Exercise(
             "stops_short",
             lambda scores, costs, budget: _greedy(scores, costs, budget, short=True),
             lambda case, output: (
-                f"{sum(int((~m).sum()) * case.args[1][n] for n, m in output.items())} parameters are gone and the budget is {case.args[2]}: "
-                "the unit that crosses it stays. At least the budget must go."
+                f"{_gone(case, output)} parameters are gone and the budget is {case.args[2]}: the unit that crosses it stays. At least the budget must go."
             ),
+        ),
+        Misconception(
+            "skips_what_does_not_fit",
+            lambda scores, costs, budget: _greedy(scores, costs, budget, skip=True),
+            lambda case, output: (
+                f"{_gone(case, output)} parameters are gone and the budget is {case.args[2]}: units that would cross it are passed over for smaller ones. "
+                "At least the budget must go."
+            ),
+        ),
+        Misconception(
+            "one_more",
+            lambda scores, costs, budget: _greedy(scores, costs, budget, over=True),
+            lambda case, output: (
+                f"{_gone(case, output)} parameters are gone. With one unit fewer it would be {case.args[2]} exactly, and that is enough."
+            ),
+        ),
+        Misconception(
+            "highest_first",
+            lambda scores, costs, budget: _greedy(scores, costs, budget, rank=lambda score, cost: -score / cost),
+            lambda case, output: "You take out the units with the *highest* score for each parameter. High means keep.",
         ),
         Misconception(
             "counts_units",
@@ -463,6 +533,22 @@ VERDICT = Exercise(
             lambda case, output: (
                 f"For {describe(case.args[0])} you say {output!r}: this asks whether zero is inside. An interval can hold zero and a large loss "
                 "as well, and miss zero by a loss nobody minds."
+            ),
+        ),
+        Misconception(
+            "zero_or_refuted",
+            lambda d, allowed: "holds" if d[1] <= 0 <= d[2] else "refuted",
+            lambda case, output: (
+                f"For {describe(case.args[0])} and {case.args[1]} allowed you say {output!r}: only zero in the interval counts, and a model that is better "
+                "is refuted too. The limit is not at zero."
+            ),
+        ),
+        Misconception(
+            "loss_counted_upwards",
+            lambda d, allowed: "holds" if d[2] <= allowed else "refuted" if d[1] > allowed else "open",
+            lambda case, output: (
+                f"For {describe(case.args[0])} and {case.args[1]} allowed you say {output!r}, as if a positive difference were a loss. It is pruned minus "
+                "whole: a loss lies below zero."
             ),
         ),
         Misconception(
