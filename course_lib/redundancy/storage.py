@@ -1,7 +1,7 @@
 """A model with less redundancy as a folder that loads back: factors as factors, shared tensors once.
 
-``config.json`` says under ``course_reduced`` what was done to the architecture: the rank of each factored layer, and for each shared
-parameter whose it is. ``model.safetensors`` has every tensor once. No pickle: loading a stranger's folder runs no code. (A loader that does
+``config.json`` says under ``course_reduced`` what was done to the architecture: the rank of each factored layer, which paths were merged, and
+for each shared parameter whose it is. ``model.safetensors`` has every tensor once. No pickle: loading a stranger's folder runs no code. (A loader that does
 not know of ``course_reduced`` finds tensors missing, and says so, rather than a model that is quietly another.)
 """
 
@@ -20,6 +20,7 @@ from course_lib.models.gates import require_no_gates
 from course_lib.models.surgery import from_config
 from course_lib.models.zoo import CONFIG, TOKENIZER, WEIGHTS, complete, hugging_face
 from course_lib.plan import replace_module
+from course_lib.redundancy.joined_modules import FoldedEmbeddings, JoinedSelfAttention
 from course_lib.redundancy.low_rank_layers import LowRankLinear
 
 KINDS = {  # how a model's class name ends → what makes its like from a config
@@ -161,12 +162,25 @@ def _described(model: nn.Module) -> dict:
     kind = next((ending for ending in KINDS if name.endswith(ending)), None)
     if kind is None or not hasattr(model, "config"):
         raise CourseError(f"{name}: expected a token or sequence classifier or a bare encoder of transformers.")
-    factored = {name: m.rank for name, m in model.named_modules() if isinstance(m, LowRankLinear)}
-    return {"kind": kind, "low_rank": factored, "shared": shared_names(model)}
+    modules = dict(model.named_modules())
+    return {
+        "kind": kind,
+        "token_types": {name: m.token_type for name, m in modules.items() if isinstance(m, FoldedEmbeddings)},
+        "joined": {name: m.scaled for name, m in modules.items() if isinstance(m, JoinedSelfAttention)},
+        "low_rank": {name: m.rank for name, m in modules.items() if isinstance(m, LowRankLinear)},
+        "without_bias": [name for name, m in modules.items() if isinstance(m, nn.Linear) and m.bias is None],
+        "shared": shared_names(model),
+    }
 
 
 def _rebuild(model: nn.Module, described: dict) -> None:
     """Give a model that was just made the modules that the description tells of."""
+    for name, token_type in described["token_types"].items():
+        replace_module(model, name, FoldedEmbeddings(model.get_submodule(name), token_type))
+    for name, scaled in described["joined"].items():
+        replace_module(model, name, JoinedSelfAttention(model.get_submodule(name), scaled))
     for name, rank in described["low_rank"].items():
         linear = model.get_submodule(name)
         replace_module(model, name, LowRankLinear(linear.in_features, linear.out_features, rank, linear.bias is not None))
+    for name in described["without_bias"]:
+        model.get_submodule(name).bias = None
