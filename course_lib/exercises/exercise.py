@@ -117,6 +117,7 @@ class Question:
         choices: at least two, one of them right; empty for a number.
         number: the right number, and ``tolerance`` around it.
         explanation: for a number: why it is this.
+        slips: wrong numbers that a known slip leads to, and what to tell whoever answers one.
     """
 
     id: str
@@ -125,6 +126,7 @@ class Question:
     number: float | None = None
     tolerance: float = 0.0
     explanation: str = ""
+    slips: tuple[tuple[float, str], ...] = ()
 
     def __post_init__(self) -> None:
         right = sum(c.right for c in self.choices)

@@ -50,13 +50,19 @@ def respond(question: Question, answer: str | float) -> Card:
         if value is None:
             return Card("wrong", f"answer = {answer!r}: expected a number.")
         right = abs(value - question.number) <= question.tolerance
-        lines = [question.explanation if right else "Work it out once more before you look it up."]
+        lines = [question.explanation if right else _slip(question, value)]
         title = with_unit(value, "", digits=6)
     try:
         record_answer(question.id, right)
     except CourseError as error:
         lines.append(f"Your answer could not be kept: {error}")
     return Card("passed" if right else "wrong", f"{title}: {'right' if right else 'not right'}", lines)
+
+
+def _slip(question: Question, value: float) -> str:
+    """What to tell whoever answers this wrong number."""
+    known = (says for slip, says in question.slips if abs(value - slip) <= 0.005 * max(1.0, abs(slip)))
+    return next(known, "Work it out once more before you look it up.")
 
 
 def _form(question: Question) -> None:

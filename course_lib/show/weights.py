@@ -10,20 +10,20 @@ GREY, BLUE = "#9a9a9a", "#0072B2"
 
 
 def weight_histograms(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor] | None = None, bins: int = 61):
-    """A histogram for each weight tensor; with ``after``, those that are left stand out and the zeros are counted in words.
+    """A histogram for each weight tensor, all over one range; with ``after``, those that are left stand out and the zeros are counted.
 
     Args:
         before: name → weights.
         after: name → the same weights with some of them zero.
-        bins: over the range of each tensor.
+        bins: over the range of all tensors.
     Returns:
         A matplotlib figure.
     """
     figure = new_figure(width=7.4, height=2.7)
-    all_axes = figure.subplots(1, len(before), squeeze=False)[0]
+    all_axes = figure.subplots(1, len(before), sharex=True, squeeze=False)[0]
+    reach = max(float(w.detach().abs().max()) for w in before.values())
     for axes, (name, w) in zip(all_axes, before.items(), strict=True):
         values = w.detach().flatten()
-        reach = float(values.abs().max())
         axes.hist(values.numpy(), bins=bins, range=(-reach, reach), color=GREY if after else BLUE, label="before")
         if after:
             left = after[name].detach().flatten()
@@ -31,7 +31,7 @@ def weight_histograms(before: Mapping[str, torch.Tensor], after: Mapping[str, to
             axes.hist(kept.numpy(), bins=bins, range=(-reach, reach), color=BLUE, label="left")
             axes.set_title(f"{name}\n{1 - len(kept) / len(left):.0%} zero", fontsize=9)
         else:
-            axes.set_title(f"{name}\n{len(values):,} weights", fontsize=9)
+            axes.set_title(f"{name}: {len(values):,} weights\nstandard deviation {float(values.std()):.3f}", fontsize=9)
         axes.set(xlabel="weight", yticks=[])
         axes.spines[["top", "right", "left"]].set_visible(False)
     all_axes[0].set_ylabel("how many")
@@ -72,7 +72,7 @@ def estimate_against_truth(truth: torch.Tensor, estimates: Mapping[str, torch.Te
     """What removing each weight really did to the loss, against what each score said: a point for each weight.
 
     Args:
-        truth: measured size of the change of the loss, (N,).
+        truth: measured size of the change of the loss, (N,); zeros are drawn at the lower edge.
         estimates: score → (N,); zeros are drawn at the left edge.
         correlations: score → rank correlation with the truth, shown in the title.
     Returns:
@@ -89,8 +89,8 @@ def estimate_against_truth(truth: torch.Tensor, estimates: Mapping[str, torch.Te
         axes.set_title(f"{name}\nrank correlation {correlations[name]:.2f}", fontsize=9)
         if float(scores.max()) < 30 * smallest:  # over few powers of ten the usual labels run into each other
             plain_ticks(axes.xaxis)
-        axes.set_xlabel("score")
+        axes.set_xlabel("score (log scale)")
         axes.tick_params(labelsize=7.5)
         axes.grid(alpha=0.25)
-    all_axes[0].set_ylabel("measured change of the loss")
+    all_axes[0].set_ylabel("measured change of the loss (log scale)", fontsize=9)
     return figure

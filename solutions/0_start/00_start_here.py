@@ -16,8 +16,9 @@
 # A language model is, for the most part, a pile of matrices. Making it smaller sounds easy: many entries of those matrices are
 # tiny, so set them to zero. Half of the numbers gone, half of the work gone. This is how the story is told in many articles.
 #
-# Let us try it before we believe it. Below is one matrix of the encoder this course is about, all-MiniLM-L6-v2: the one through which
-# each word's 384 numbers are spread out to 1 536. We keep its largest tenth and set everything else to zero.
+# Let us try it before we believe it. This course is about one encoder, a Transformer that turns a text into numbers, 384 for each of its
+# words: all-MiniLM-L6-v2. Below is one of its matrices, in its first layer, by which the 384 numbers of a word become 1 536. We keep
+# the largest tenth of its entries and set everything else to zero.
 
 # %%
 import tempfile
@@ -138,7 +139,7 @@ check("sparsity", sparsity)
 # %% [markdown]
 # The card tells you one of three things: that nothing was attempted yet, that all cases pass, or what your answer looks like. It tries inputs that are
 # drawn afresh, so an answer made up for the example does not pass; and it knows the usual ways to be wrong. Try it: return the
-# density instead, on purpose, and read what it says.
+# density instead, on purpose, and read what it says. (The number below the card is your points.)
 #
 # Stuck? Hints come one step at a time, and cost nothing:
 
@@ -229,14 +230,20 @@ megabytes = use("megabytes", megabytes)
 # %%
 predict("embedding_share", "What share of the encoder's parameters is in that table?", unit="%")
 
+
 # %%
+def part_of(name: str) -> str:
+    """Which part of the encoder a parameter belongs to; biases of the attention are counted with it."""
+    if "word_embeddings" in name:
+        return "word pieces"
+    if "attention" in name and "LayerNorm" not in name:
+        return "attention"
+    return "feed-forward" if "dense.weight" in name and "pooler" not in name else "everything else"
+
+
 parts = {"word pieces": 0, "attention": 0, "feed-forward": 0, "everything else": 0}
 for name, p in encoder.named_parameters():
-    kind = (
-        "word pieces" if "word_embeddings" in name else "attention" if "attention" in name and "LayerNorm" not in name else None
-    )
-    kind = kind or ("feed-forward" if "dense.weight" in name and "pooler" not in name else "everything else")
-    parts[kind] += p.numel()
+    parts[part_of(name)] += p.numel()
 plot_parts({part: megabytes(count, 32) for part, count in parts.items()})
 
 # %%

@@ -103,8 +103,9 @@ reveal("accuracy_after_half", measured=100 * left[best], unit="%")
 # %% [markdown]
 # ## Look before you cut
 #
-# Here are the weights of the MLP, layer by layer. The widths of the histograms differ: a layer with more inputs has smaller
-# weights, because training starts it that way.
+# Here are the weights of the MLP, layer by layer, over one range. The widths of the histograms differ. The neurons of layer 2 have 128
+# inputs each, those of the other two layers 64; and a layer with more inputs has smaller weights, because training starts it that way
+# (PyTorch draws the first weights from $\pm 1/\sqrt{\text{inputs}}$).
 
 # %%
 weight_histograms({f"layer {i + 1}": p for i, p in enumerate(matrices(mlp).values())})
@@ -117,7 +118,7 @@ weight_histograms({f"layer {i + 1}": p for i, p in enumerate(matrices(mlp).value
 # $$k = \operatorname{round}(\sigma n)$$
 #
 # zeros, and they stand where the scores are lowest. The pruned weight is $m \odot w$, the product entry by entry. In this course a mask is a
-# tensor of booleans, **True where a weight stays**.
+# tensor of booleans, **True where a weight stays**. (Here the letter $s$ is for scores, so the sparsity, $s(w)$ in lesson 00, is called $\sigma$.)
 #
 # Two things go wrong here in practice. One: a *threshold* cannot tell equal scores apart, and equal scores are common (think of weights
 # that an L1 penalty has made exactly zero, or of int8 weights): then the mask has more zeros than were asked for, or fewer. A *rank* can.
@@ -355,12 +356,30 @@ estimate_against_truth(truth, estimates, correlations)
 # %%
 reveal("best_estimate", measured=max(["size", "gradient", "first order"], key=correlations.get))
 
+# %%
+felt = truth > 0
+among = {way: float(spearmanr(e[felt], truth[felt]).statistic) for way, e in estimates.items()}
+lead, rest = (c["first order"] - c["size"] for c in (correlations, among))
+prose(
+    f"{int((~felt).sum())} of the {len(truth)} weights change nothing at all. Among the others the rank correlation is "
+    + ", ".join(f"{value:.2f} for {way}" for way, value in among.items())
+    + f". First order is {lead:+.2f} away from size when all count, and {rest:+.2f} without those that change nothing."
+)
+
 # %% [markdown]
-# A score made of the weight *and* its gradient ranks single weights far better than either alone. The panel on the right adds the second order,
-# $\tfrac{1}{2} w_i^2 F_i$ with $F_i$ the mean square of the gradient over single images (the *Fisher information*): the classical "optimal brain
-# damage" of 1990. At the end of training, where the first order cancels, the second is what remains.
+# Each dot is a weight. Look at the bottom row first: dots that lie there changed *nothing*. They come from a neuron that fires for no image, or lead
+# to one. Size spreads them over its whole range, since it cannot know. All scores with a gradient put them on one point, at the lower left, because their
+# gradient is exactly 0: this is what a gradient knows and a size does not, and where many weights are asleep it is worth a lot.
 #
-# So Taylor wins? Be careful. The truth above is about *one* weight at a time. Pruning takes thousands at once.
+# Now the others. The gradient alone says little about them: its panel is a cloud. And is $|w g|$ better than plain $|w|$? The line above says
+# what is left of its lead once the sleepers are out. If little is left, the lead was about *them*, and a network without dead neurons (GELU instead of ReLU, as in
+# the encoder at the end of this lesson) will not repeat it. One number over all dots would have hidden that.
+#
+# The panel on the right adds the second order, $\tfrac{1}{2} w_i^2 F_i$ with $F_i$ the mean square of the gradient over single images (the *Fisher
+# information*, which here stands in for the second derivative): the idea of "optimal brain damage", 1990. It needs no sum of sizes to keep batches from
+# cancelling, since squares cannot cancel.
+#
+# And be careful once more. The truth above is about *one* weight at a time. Pruning takes thousands at once.
 
 # %% [markdown]
 # ## Thousands at once
@@ -407,8 +426,8 @@ prose(
 
 # %% [markdown]
 # If the two do not agree, that is the lesson: a first-order score is true near the current weights, and removing most of a network is not near.
-# Plain size has no such assumption, costs nothing, and is hard to beat at high sparsity without training again. The gradient alone is the worst
-# choice of all. Which score is best depends on the network, the sparsity and whether you train again: **measure it, on validation data.**
+# Plain size has no such assumption, costs nothing, and is hard to beat at high sparsity without training again. The gradient alone comes
+# last of the four, long before 80 %. Which score is best depends on the network, the sparsity and whether you train again: **measure it, on validation data.**
 
 # %% [markdown]
 # ## Where does it hurt?
@@ -492,6 +511,9 @@ check("masked_sgd", masked_sgd)
 masked_sgd = use("masked_sgd", masked_sgd)
 
 # %% [markdown]
+# Would it do to mask once, after the *last* step? In this function, yes: the gradients are given, and no weight sees another. In training, no. Each gradient
+# is computed with the weights as they are then, so a pruned weight that is alive in between shapes all the others, and they break when it goes.
+#
 # ## What goes wrong in practice
 #
 # The MLP at 90 % sparsity by size, trained on for a few epochs with AdamW: once with the mask applied after each step, once without.
@@ -533,9 +555,19 @@ prose(
 # %%
 reveal("zeros_left", measured=100 * zeros["mask forgotten"], unit="%")
 
+# %%
+silent = gradient_scores(matrices(pruned(mlp, masks90)), losses(pruned(mlp, masks90), digits.train))
+remaining = {name: p == 0 for name, p in matrices(recovered["mask forgotten"]).items()}
+asleep = sum(int((z & (silent[name] == 0)).sum()) for name, z in remaining.items())
+prose(
+    f"Of the {sum(int(z.sum()) for z in remaining.values()):,} zeros that remain without the mask, {asleep:,} had no gradient when training began."
+)
+
 # %% [markdown]
-# The second network looks better and is not pruned at all: its zeros came back to life at the first step. Reports of "90 % sparsity without loss" that
-# forgot the mask are reports about a dense network. Count the zeros **after** training.
+# The second network looks better and is not the network that was asked for: its zeros came back to life at the first step. All that stay zero are weights
+# that never get a gradient: those of pixels that are blank in every image, and those of neurons that fire for none. They were not doing anything in
+# the dense network either. Reports of "90 % sparsity without loss" that forgot the mask are reports about a dense network. Count the
+# zeros **after** training.
 
 # %% [markdown]
 # ## The same scores on the real encoder
@@ -588,9 +620,16 @@ metric_against_sparsity(encoder_levels, {"all-MiniLM-L6-v2": real}, "right copy 
 # %%
 last = {way: line[-1] for way, line in real.items()}
 ranking = sorted(last, key=last.get, reverse=True)
-prose(f"At {encoder_levels[-1]:.0%} sparsity: " + "; ".join(f"{way} {last[way]:.1f} %" for way in ranking) + ".")
+prose(
+    f"At {encoder_levels[-1]:.0%} sparsity: "
+    + "; ".join(f"{way} {last[way]:.1f} %" for way in ranking)
+    + f". One sentence is {100 / len(validation):.1f} %."
+)
 
 # %% [markdown]
+# A step of one or two sentences, up or down, is chance. Compare the two scores instead: does the one that ranked single weights best do best here? What was said
+# of the MLP holds all the more for millions of weights at once. The share matters less than the score where the matrices are as alike as these 36.
+#
 # The file of this encoder is as large as before (lesson 00), and nothing was trained again. Lesson 03 prunes step by step and trains in between; lesson 16
 # does it for a named-entity recogniser and asks how far one really gets.
 #
@@ -628,7 +667,7 @@ quiz("kept_by_mask")
 #
 # 1. A score says how much a weight matters; a mask of exact sparsity comes from ranks, not from a threshold.
 # 2. One threshold for all layers gives each layer what it needs, as long as scores of different layers can be compared.
-# 3. $|w\,g|$ estimates what removing one weight does to the loss; the gradient alone does not.
+# 3. $|w\,g|$ estimates what removing one weight does to the loss, and finds those that do nothing; the gradient alone says little about the rest.
 # 4. Removing thousands at once is another matter: measure on validation data.
 # 5. The mask is applied after every step of the optimizer, and zeros are counted after training.
 #

@@ -6,6 +6,7 @@ import torch
 from samples import ROOM
 
 from course_lib.exercises import quiz
+from course_lib.exercises.exercise import Question
 from course_lib.exercises.progress import read_progress
 from course_lib.exercises.questions import respond
 
@@ -65,6 +66,12 @@ def test_a_number_beyond_it_is_not_and_the_answer_stays_to_be_found(said):
     quiz("ratio", 75.0)
     assert said() == "✘ 75: not right\n  Work it out once more before you look it up.\n"
     assert answers() == {"ratio": {"tries": 1, "right": False}}
+
+
+@pytest.mark.parametrize("answer, told", [(83.3, True), ("83", True), (0.833, False), (80, False)])
+def test_a_wrong_number_that_is_a_known_slip_is_told_which(answer, told):
+    question = Question("saving", "How many times?", number=6.0, explanation="90 / 15.", slips=((83.3, "That is the saving."),))
+    assert ("That is the saving." in repr(respond(question, answer))) == told
 
 
 @pytest.mark.parametrize("answer", ["six", True, float("nan"), torch.ones(2)])

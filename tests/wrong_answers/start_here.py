@@ -31,7 +31,7 @@ def whatever_is_not_positive(w: torch.Tensor) -> float:
     return 1 - positive / w.numel()
 
 
-@wrong("sparsity", says="With nothing but zeros")
+@wrong("sparsity", says="divided by the number of rows")
 def zeros_per_row(w: torch.Tensor) -> float:
     return (w == 0).sum().item() / w.shape[0]  # right for a vector
 

@@ -59,6 +59,17 @@ def never_unflattened(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
     return mask
 
 
+@wrong("mask_by_sparsity", says="cut off, not rounded")
+def whole_part_only(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
+    rank = scores.flatten().argsort().argsort()
+    return (rank >= int(scores.numel() * sparsity)).view(scores.shape)
+
+
+@wrong("mask_by_sparsity", says="A quantile is a threshold too")
+def above_the_quantile(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
+    return scores > scores.quantile(sparsity)
+
+
 @right("mask_by_sparsity")
 def by_topk(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
     keep = scores.numel() - round(sparsity * scores.numel())
@@ -118,14 +129,23 @@ def rounds_for_each_tensor(scores: dict, sparsity: float) -> dict:
     return {name: s > threshold for name, s in scores.items()}
 
 
-@right("global_masks")
+@wrong("global_masks", says="equal scores at the threshold all go together")
 def by_the_kth_of_all(scores: dict, sparsity: float) -> dict:
     everything = torch.cat([s.reshape(-1) for s in scores.values()])
     k = round(sparsity * len(everything))
     if k == 0:
         return {name: torch.ones_like(s, dtype=torch.bool) for name, s in scores.items()}
-    threshold = everything.kthvalue(k).values
-    return {name: s > threshold for name, s in scores.items()}  # all scores of a case differ
+    threshold = everything.sort().values[k - 1]
+    return {name: s > threshold for name, s in scores.items()}
+
+
+@right("global_masks")
+def by_the_largest_of_all(scores: dict, sparsity: float) -> dict:
+    everything = torch.cat([s.reshape(-1) for s in scores.values()])
+    kept = torch.zeros(len(everything), dtype=torch.bool)
+    kept[everything.topk(len(everything) - round(sparsity * len(everything))).indices] = True
+    pieces = kept.split([s.numel() for s in scores.values()])
+    return {name: piece.reshape(s.shape) for (name, s), piece in zip(scores.items(), pieces, strict=True)}
 
 
 @right("global_masks")
@@ -229,6 +249,15 @@ def masks_the_gradient(w, mask, gradients, lr, momentum=0.9):
 def plain_sgd(w, mask, gradients, lr, momentum=0.9):
     for g in gradients:
         w = (w - lr * g) * mask
+    return w
+
+
+@wrong("masked_sgd", says="an average of gradients")
+def averages_the_gradients(w, mask, gradients, lr, momentum=0.9):
+    v = torch.zeros(w.shape)
+    for g in gradients:
+        v.lerp_(g, 1 - momentum)
+        w = torch.where(mask, w - lr * v, 0.0)
     return w
 
 

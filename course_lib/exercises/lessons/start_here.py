@@ -57,6 +57,14 @@ SPARSITY = Exercise(
             ),
         ),
         Misconception(
+            "rows_counted",
+            lambda w: float((w == 0).sum()) / len(w),
+            lambda case, output: (
+                f"For {len(case.args[0])} rows of {case.args[0].shape[-1]} you get {describe(output)}: the zeros are divided by the "
+                "number of rows. How many entries are there in all?"
+            ),
+        ),
+        Misconception(
             "percent",
             lambda w: 100 * float((w == 0).float().mean()),
             lambda case, output: (
@@ -140,12 +148,12 @@ QUESTIONS = (
             Choice(
                 "half as large", "A zero in float32 takes 32 bits like every other number. Nothing was left out of the file."
             ),
+            Choice("a little larger", "Only if something is added, such as a mask. Nothing was added here."),
             Choice(
                 "as large as before",
                 "A zero takes as many bits as any other number. Lesson 05 stores them cheaper.",
                 right=True,
             ),
-            Choice("a little larger", "Only if something is added, such as a mask. Nothing was added here."),
         ),
     ),
     Question(
@@ -167,5 +175,10 @@ QUESTIONS = (
         number=6.0,
         tolerance=0.01,
         explanation="90 / 15 = 6. Said as a saving it is 83 %: a large-looking percentage, the same fact.",
+        slips=(
+            (83.3, "That is the saving in per cent. How many times does the new model fit into the old one?"),
+            (1 / 6, "That is the new size as a share of the old. How many times does the new model fit into the old one?"),
+            (75.0, "That many megabytes are saved. How many times does the new model fit into the old one?"),
+        ),
     ),
 )

@@ -23,7 +23,8 @@ def _mask_cases(generator: torch.Generator) -> list[Case]:
         Case("ten different scores, half to go", (distinct, 0.5)),
         Case("a matrix", (scores, 0.25)),
         Case("a matrix whose rows differ in size", (spread, 0.5)),
-        Case("negative scores, as movement has them", (distinct - 5, 0.3)),
+        Case("negative scores", (distinct - 5, 0.3)),
+        Case("a share that is no whole number of weights", (distinct, 0.36)),
         Case("nothing to prune", (distinct, 0.0), part="edges"),
         Case("everything to prune", (distinct, 1.0), part="edges"),
         Case("ten equal scores, half to go", (torch.ones(10), 0.5), part="ties", free=True),
@@ -55,6 +56,14 @@ def _by_threshold(scores, sparsity):
 
 def _inverted(scores, sparsity):
     return ~mask_by_sparsity(scores, sparsity)
+
+
+def _by_quantile(scores, sparsity):
+    return scores > torch.quantile(scores.flatten(), sparsity)
+
+
+def _cut_off(scores, sparsity):
+    return mask_by_sparsity(scores, int(sparsity * scores.numel()) / scores.numel())
 
 
 def _per_row(scores, sparsity):
@@ -110,6 +119,22 @@ MASK = Exercise(
             ),
         ),
         Misconception(
+            "cut_off",
+            _cut_off,
+            lambda case, output: (
+                f"{case.args[1]} of {case.args[0].numel()} weights are {case.args[1] * case.args[0].numel():.4g}, and {int((~output).sum())} go: "
+                "the number is cut off, not rounded."
+            ),
+        ),
+        Misconception(
+            "quantile",
+            _by_quantile,
+            lambda case, output: (
+                f"At a sparsity of {case.args[1]} you keep {_kept(output)}. A score must be *above* the threshold to stay, so the lowest one goes even "
+                "when nothing should. A quantile is a threshold too; count ranks instead."
+            ),
+        ),
+        Misconception(
             "fraction_of_the_largest",
             _of_largest,
             lambda case, output: (
@@ -134,6 +159,7 @@ MASK = Exercise(
 def _global_cases(generator: torch.Generator) -> list[Case]:
     a, b = torch.rand(3, 4, generator=generator) + 0.5, torch.rand(20, generator=generator) * 0.6
     ranks = torch.randperm(10, generator=generator).float()
+    equal = torch.tensor([1.0, 1.0, 2.0, 0.5, 1.0, 1.0, 1.0, 3.0])
     return [
         Case("two tensors of different size and scale", ({"a": a, "b": b}, 0.5)),
         Case("one tensor far above the other", ({"big": ranks + 100, "small": ranks[:6]}, 0.375)),
@@ -141,6 +167,7 @@ def _global_cases(generator: torch.Generator) -> list[Case]:
         Case("nothing to prune", ({"a": a, "b": b}, 0.0), part="edges"),
         Case("one tensor alone", ({"w": ranks}, 0.3), part="edges"),
         Case("everything to prune", ({"a": a, "b": b}, 1.0), part="edges"),
+        Case("equal scores in two tensors", ({"a": equal[:4], "b": equal[4:]}, 0.5), part="ties", free=True),
     ]
 
 
@@ -178,6 +205,13 @@ def _mean_threshold(scores, sparsity):
     return {name: s > sum(thresholds) / len(thresholds) for name, s in scores.items()}
 
 
+def _common_threshold(scores, sparsity):
+    everything = torch.cat([s.flatten() for s in scores.values()])
+    k = round(sparsity * len(everything))
+    threshold = everything.kthvalue(k).values if k else -torch.inf
+    return {name: s > threshold for name, s in scores.items()}
+
+
 GLOBAL = Exercise(
     id="global_masks",
     title="one threshold for all layers",
@@ -200,6 +234,15 @@ GLOBAL = Exercise(
                 "Every tensor loses the same share: "
                 + ", ".join(f"{n} keeps {_kept(m)}" for n, m in output.items())
                 + ". With one threshold for all, a tensor of high scores keeps more than one of low scores."
+            ),
+        ),
+        Misconception(
+            "ties",
+            _common_threshold,
+            lambda case, output: (
+                f"With the scores {describe(list(case.args[0].values()))} you keep {sum(int(m.sum()) for m in output.values())} of "
+                f"{sum(m.numel() for m in output.values())} at sparsity {case.args[1]}: equal scores at the threshold all go together. "
+                "The exercise before tells them apart."
             ),
         ),
         Misconception(
@@ -326,11 +369,12 @@ def _verify_training(case: Case, output) -> str | None:
     return difference(output, masked_sgd(*case.args), rtol=1e-4, atol=1e-6)
 
 
-def _sgd(w, mask, gradients, lr, momentum, before=False, gradient_mask=False, at_end=False, restart=False):
+def _sgd(w, mask, gradients, lr, momentum, before=False, gradient_mask=False, at_end=False, restart=False, average=False):
     """The step with one of the usual slips."""
     v = torch.zeros_like(w)
     for g in gradients:
         w = w * mask if before else w
+        g = (1 - momentum) * g if average else g
         v = (0 if restart else momentum * v) + (g * mask if gradient_mask else g)
         w = w - lr * v
     return w * mask if at_end else w
@@ -383,6 +427,14 @@ MASKED_SGD = Exercise(
             _masked_with_no_momentum,
             lambda case, output: "The velocity starts anew at every step: this is SGD without momentum.",
         ),
+        Misconception(
+            "average_of_gradients",
+            lambda w, mask, g, lr, momentum=0.9: _sgd(w, mask, g, lr, momentum, at_end=True, average=True),
+            lambda case, output: (
+                f"With a momentum of {case.args[4]} the first step is only {1 - case.args[4]:.2g} times as long as it should be: your velocity is an "
+                "average of gradients, as Adam keeps one. That of SGD adds them up."
+            ),
+        ),
     ),
 )
 
@@ -416,13 +468,13 @@ QUESTIONS = (
             Choice(
                 "The weights with the smallest gradient can go", "All gradients are zero: by this score every weight can go."
             ),
+            Choice("The weights with the largest gradient can go", "There is no largest: they are all zero."),
             Choice(
                 "Nothing: it is zero for the weights that matter and for those that do not",
                 "At a minimum the first order is silent. What removing a weight does is then in the second order; in practice scores live on "
                 "the gradients of single batches, which are not zero.",
                 right=True,
             ),
-            Choice("The weights with the largest gradient can go", "There is no largest: they are all zero."),
         ),
     ),
     Question(
@@ -430,6 +482,11 @@ QUESTIONS = (
         "A layer of 1 000 weights is pruned to a sparsity of 0.9 and trained on without a mask, with Adam. About how many weights are zero after one step?",
         number=0.0,
         tolerance=20.0,
-        explanation="About none: Adam's first step moves every weight with a gradient, however small, by nearly the learning rate.",
+        explanation="About none: Adam's first step moves every weight with a gradient, however small, by nearly the learning rate. (What has no "
+        "gradient at all stays: the lesson counts some.)",
+        slips=(
+            (900.0, "So many were zero before the step. Does Adam know which weights were pruned?"),
+            (100.0, "So many were left before the step. Of the others, which ones does Adam leave alone?"),
+        ),
     ),
 )
