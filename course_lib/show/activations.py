@@ -37,10 +37,10 @@ def outlier_map(x: torch.Tensor, tokens: Sequence[str]):
 
 
 def cost_bars(costs: Mapping[str, float], label: str):
-    """A horizontal bar for each node, in the order given, on a logarithmic axis.
+    """A horizontal bar for each node, in the order given.
 
     Args:
-        costs: name → cost above 0.
+        costs: name → cost.
         label: of the abscissa, with its unit.
     Returns:
         A matplotlib figure.
@@ -50,7 +50,7 @@ def cost_bars(costs: Mapping[str, float], label: str):
     axes.barh(range(len(costs)), list(costs.values()), color=BLUE)
     axes.set_yticks(range(len(costs)), list(costs), fontsize=9)
     axes.invert_yaxis()
-    axes.set(xscale="log", xlabel=label)
+    axes.set(xlabel=label)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -87,8 +87,8 @@ def column_balance(inputs: Mapping[str, torch.Tensor], weights: Mapping[str, tor
     """Sizes of input columns and of weight columns, each in the order of the inputs' sizes as they were; both axes shared.
 
     Args:
-        inputs: "as trained" and "smoothed" → largest magnitude of each input column, (D,).
-        weights: the same names → of each weight column, (D,).
+        inputs: "as trained" and "smoothed" → largest magnitude of each input column, (C,).
+        weights: the same names → of each weight column, (C,).
         note: a line above.
     Returns:
         A matplotlib figure.

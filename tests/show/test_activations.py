@@ -29,7 +29,7 @@ def test_the_largest_column_is_named_and_each_token_has_a_bar():
 def test_bars_keep_the_order_given():
     figure = cost_bars({"one": 0.5, "two": 0.25}, "divergence, nats")
     assert [bar.get_width() for bar in figure.axes[0].patches] == [0.5, 0.25]
-    assert figure.axes[0].get_xscale() == "log" and "divergence, nats" in texts(figure)
+    assert figure.axes[0].get_xlim()[0] == 0 and "divergence, nats" in texts(figure)
 
 
 def test_measured_and_summed_costs_stand_beside_each_other():

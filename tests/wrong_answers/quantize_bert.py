@@ -35,6 +35,12 @@ def compares_with_the_mean(x: torch.Tensor, factor: float = 6.0) -> torch.Tensor
     return torch.tensor([j for j in largest.argsort(descending=True).tolist() if largest[j] > limit], dtype=torch.long)
 
 
+@wrong("outlier_columns", says="the typical *column* is the median")
+def compares_with_the_typical_entry(x: torch.Tensor, factor: float = 6.0) -> torch.Tensor:
+    size, order = x.abs().max(0).values.sort(descending=True)
+    return order[size > factor * x.abs().flatten().median()]
+
+
 @wrong("outlier_columns", says="in another order than the largest first")
 def leaves_them_in_column_order(x: torch.Tensor, factor: float = 6.0) -> torch.Tensor:
     largest = x.abs().amax(dim=0)
@@ -187,6 +193,17 @@ def spends_the_budget_on_the_excluded(costs, budget):
     return excluded
 
 
+@wrong("nodes_to_exclude", says="The budget is for those that are quantized")
+def excludes_what_the_budget_allows(costs, budget):
+    left, out = budget, []
+    for name, cost in sorted(costs.items(), key=lambda pair: pair[1], reverse=True):
+        if cost > left:
+            break
+        out.append(name)
+        left -= cost
+    return out
+
+
 @wrong("nodes_to_exclude", says="it returned an int")
 def counts_only(costs, budget):
     values = sorted((max(c, 0) for c in costs.values()), reverse=True)
@@ -257,6 +274,13 @@ def forgets_the_sign_of_weights(absmax, weight, alpha=0.5):
     s = absmax.pow(alpha) / weight.max(0).values.pow(1 - alpha)
     s[absmax == 0] = 1.0
     return s, weight * s
+
+
+@wrong("smoothed", says="stands for every column")
+def one_number_for_the_weight(absmax, weight, alpha=0.5):
+    s = absmax**alpha / float(weight.abs().max()) ** (1 - alpha)
+    s[absmax == 0] = 1
+    return s, s * weight
 
 
 @wrong("smoothed", says="Which dimension do the inputs run along?")
@@ -339,6 +363,14 @@ def one_code_too_many(x):
     return torch.round(x / scale).clamp(-128, 127).to(torch.int8), scale
 
 
+@wrong("quantize_tokens", says="its code has the other sign")
+def lets_128_go_round(x):
+    scale = x.abs().max(1, keepdim=True).values / 128
+    scale[scale == 0] = 1
+    codes = (x / scale).round()
+    return torch.where(codes > 127, codes - 256, codes).to(torch.int8), scale
+
+
 @wrong("quantize_tokens", says="cut off towards zero instead of rounded")
 def casts_without_rounding(x):
     scale = x.abs().amax(1, keepdim=True) / 127
@@ -346,10 +378,16 @@ def casts_without_rounding(x):
     return (x / scale).to(torch.int8), scale
 
 
-@wrong("quantize_tokens", says="its codes come from 0/0")
+@wrong("quantize_tokens", says="has the scale 0 here")
 def forgets_the_token_of_zeros(x):
     scale = x.abs().amax(1, keepdim=True) / 127
     return torch.round(x / scale).to(torch.int8), scale
+
+
+@wrong("quantize_tokens", says="has the scale 1e-08 here")
+def keeps_the_scale_off_zero(x):
+    scale = (x.abs().max(1, keepdim=True).values / 127).clamp(min=1e-8)
+    return (x / scale).round().to(torch.int8), scale
 
 
 @wrong("quantize_tokens", says="the codes: it returned a float tensor")

@@ -95,6 +95,14 @@ COLUMNS = Exercise(
             ),
         ),
         Misconception(
+            "median_of_entries",
+            lambda x, factor=6.0: _columns(x, factor, middle=lambda sizes: x.abs().median()),
+            lambda case, output: (
+                f"You find {len(output)} column(s). The threshold comes from the median of all {case.args[0].numel()} entries; the typical *column* is the median "
+                f"of {case.args[0].shape[1]} sizes."
+            ),
+        ),
+        Misconception(
             "not_ordered",
             lambda x, factor=6.0: _columns(x, factor, ordered=False),
             lambda case, output: f"These are the right columns, {describe(output)}, in another order than the largest first.",
@@ -248,6 +256,15 @@ def _until_the_excluded_reach(costs, budget):
     return names
 
 
+def _while_the_excluded_fit(costs, budget):
+    names, total = sorted(costs, key=lambda n: -costs[n]), 0.0
+    for k, name in enumerate(names):
+        total += costs[name]
+        if total > budget:
+            return names[:k]
+    return names
+
+
 EXCLUDE = Exercise(
     id="nodes_to_exclude",
     title="which nodes to leave in float, within a budget",
@@ -307,6 +324,13 @@ EXCLUDE = Exercise(
             _until_the_excluded_reach,
             lambda case, output: (
                 "You add up the costs of the nodes that stay in float. They cost nothing there; the others do."
+            ),
+        ),
+        Misconception(
+            "the_excluded_fit_the_budget",
+            _while_the_excluded_fit,
+            lambda case, output: (
+                f"You leave out {len(output)}, as many as have costs that fit the budget of {case.args[1]:g} themselves. The budget is for those that are quantized."
             ),
         ),
     ),
@@ -370,7 +394,7 @@ SMOOTH = Exercise(
     difficulty=3,
     minutes=12,
     hints=(
-        "Column j of W meets input j, so the size of a weight column is a maximum over the *outputs*: `weight.abs().amax(0)`, shape (D,).",
+        "Column j of W meets input j, so the size of a weight column is a maximum over the *outputs*: `weight.abs().amax(0)`, shape (C,).",
         "s = sizes of the inputs to the power α, divided by the sizes of the weights to the power 1 − α. With α = 1 all inputs become equal, with α = 0 all weights.",
         "The input is going to be divided by s. What must happen to column j of W so that the product stays the same? And where all inputs of a column are 0, s = 1.",
     ),
@@ -422,6 +446,13 @@ SMOOTH = Exercise(
             ),
         ),
         Misconception(
+            "one_size_for_the_weight",
+            lambda absmax, weight, alpha=0.5: _smooth(absmax, weight, alpha, size=lambda w: w.abs().max()),
+            lambda case, output: (
+                f"The largest weight of all, {float(case.args[1].abs().max()):.3g}, stands for every column. The formula asks for the largest of each."
+            ),
+        ),
+        Misconception(
             "rows_of_the_weight",
             lambda absmax, weight, alpha=0.5: _smooth(absmax, weight, alpha, size=lambda w: w.abs().amax(1)),
             lambda case, output: (
@@ -466,6 +497,13 @@ def _tokens(x, size=lambda x: x.abs().amax(1, keepdim=True), top=127, rounding=t
     if guard:
         scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     return rounding(x / scale).clamp(-128, 127).to(torch.int8), scale
+
+
+def _wrapped(x):
+    """Over 128, and the code 128 goes round to -128."""
+    scale = x.abs().amax(1, keepdim=True) / 128
+    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    return torch.round(x / scale).to(torch.int16).to(torch.int8), scale
 
 
 def _verify_tokens(case: Case, output) -> str | None:
@@ -534,6 +572,13 @@ TOKENS = Exercise(
             ),
         ),
         Misconception(
+            "one_more_wrapped",
+            _wrapped,
+            lambda case, output: (
+                "You divide by 128: the largest value of a token becomes 128, which an int8 cannot hold. As it stands here its code has the other sign."
+            ),
+        ),
+        Misconception(
             "cut_off",
             lambda x: _tokens(x, rounding=torch.trunc),
             lambda case, output: "The codes are cut off towards zero instead of rounded.",
@@ -542,7 +587,7 @@ TOKENS = Exercise(
             "zeros",
             lambda x: _tokens(x, guard=False),
             lambda case, output: (
-                f"A token of zeros has the scale {float(output[1].min()):g} here, and its codes come from 0/0."
+                f"A token of zeros has the scale {float(output[1].min()):g} here. Asked for is 1, so that nobody divides by nothing."
             ),
         ),
     ),
