@@ -142,20 +142,7 @@ def fold_attention_biases(model: nn.Module) -> Report:
     Raises:
         CourseError: not built like BERT, masked or shared units, or no layer has such biases.
     """
-    layers, names = encoder_layers(model), layer_names(model)
-    _require_own(model, names, "fold_attention_biases")
-    able, skipped = {}, []
-    for name, layer in zip(names, layers, strict=True):
-        key, value, out = (
-            getattr(layer.attention.self, "key", None),
-            getattr(layer.attention.self, "value", None),
-            layer.attention.output.dense,
-        )
-        linear = all(type(m) is nn.Linear for m in (key, value, out)) and out.bias is not None
-        if linear and (key.bias is not None or value.bias is not None):
-            able[name] = (key, value, out)
-        else:
-            skipped.append(f"{name}: no key and value of their own with biases")
+    able, skipped = _with_biases(model, "fold_attention_biases")
     _expect_some(able, "layers whose key or value has a bias")
     count = Reporting(model)
     for key, value, out in able.values():
@@ -175,15 +162,7 @@ def join_qkv(model: nn.Module, scaled: bool = True) -> Report:
     Raises:
         CourseError: not built like BERT, masked or shared units, or no layer whose query, key and value are linear layers.
     """
-    layers, names = encoder_layers(model), layer_names(model)
-    _require_own(model, names, "join_qkv")
-    able, skipped = {}, []
-    for name, layer in zip(names, layers, strict=True):
-        parts = [getattr(layer.attention.self, part, None) for part in ("query", "key", "value")]
-        if all(type(part) is nn.Linear for part in parts):
-            able[name] = layer.attention
-        else:
-            skipped.append(f"{name}: {type(layer.attention.self).__name__} has no linear layers query, key and value")
+    able, skipped = _joinable(model, "join_qkv")
     _expect_some(able, "a layer whose query, key and value are linear layers")
     count = Reporting(model)
     for attention in able.values():
@@ -192,7 +171,13 @@ def join_qkv(model: nn.Module, scaled: bool = True) -> Report:
 
 
 def merge_paths(model: nn.Module) -> Report:
-    """All that applies to BERT as it is: token types, attention's biases, then query, key and value as one, in place."""
+    """All that applies to BERT as it is: token types, attention's biases, then query, key and value as one, in place.
+
+    Raises:
+        CourseError: as of :func:`fold_token_types`, :func:`fold_attention_biases` and :func:`join_qkv`.
+    """
+    _expect_some(_with_biases(model, "merge_paths")[0], "layers whose key or value has a bias")
+    _expect_some(_joinable(model, "merge_paths")[0], "a layer whose query, key and value are linear layers")
     count = Reporting(model)
     reports = [fold_token_types(model), fold_attention_biases(model), join_qkv(model)]
     return count.report([line for r in reports for line in r.changed], [line for r in reports for line in r.skipped])
@@ -203,9 +188,39 @@ def _expect_some(found: object, what: str) -> None:
         raise CourseError(f"model: expected {what}; found none. Nothing was changed.")
 
 
-def _require_own(model: nn.Module, names: list[str], task: str) -> None:
-    """Refuse masked units, and layers that share parameters: one place's change would be another's too."""
+def _with_biases(model: nn.Module, task: str) -> tuple[dict[str, tuple[nn.Linear, ...]], list[str]]:
+    """Key, value and output projection of each layer that has biases to fold, and lines about the other layers."""
+    able, skipped = {}, []
+    for name, layer in _own_layers(model, task).items():
+        parts = (
+            getattr(layer.attention.self, "key", None),
+            getattr(layer.attention.self, "value", None),
+            layer.attention.output.dense,
+        )
+        linear = all(type(m) is nn.Linear for m in parts) and parts[2].bias is not None
+        if linear and any(m.bias is not None for m in parts[:2]):
+            able[name] = parts
+        else:
+            skipped.append(f"{name}: no key and value of their own with biases")
+    return able, skipped
+
+
+def _joinable(model: nn.Module, task: str) -> tuple[dict[str, nn.Module], list[str]]:
+    """The attention of each layer whose query, key and value can be joined, and lines about the other layers."""
+    able, skipped = {}, []
+    for name, layer in _own_layers(model, task).items():
+        if all(type(getattr(layer.attention.self, part, None)) is nn.Linear for part in ("query", "key", "value")):
+            able[name] = layer.attention
+        else:
+            skipped.append(f"{name}: {type(layer.attention.self).__name__} has no linear layers query, key and value")
+    return able, skipped
+
+
+def _own_layers(model: nn.Module, task: str) -> dict[str, nn.Module]:
+    """The layers by name; masked units are refused, and layers that share parameters: one place's change would be another's too."""
+    names = layer_names(model)
     require_no_gates(model, task)
     shared = [alias for alias in shared_names(model) if alias.startswith(tuple(f"{n}." for n in names))]
     if shared:
         raise CourseError(f"{task}: {shared[0]} is shared with another layer; call unshare(model) first.")
+    return dict(zip(names, encoder_layers(model), strict=True))
