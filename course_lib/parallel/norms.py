@@ -1,0 +1,48 @@
+"""Clipping gradients that are spread over workers by their common norm."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+
+from course_lib.errors import expect
+from course_lib.parallel.agree import gathered
+
+
+def sum_of_squares(parameters: Iterable[torch.nn.Parameter]) -> float:
+    """``Σ g²`` of the gradients there are, summed in fp64."""
+    return sum(float(p.grad.double().square().sum()) for p in parameters if p.grad is not None)
+
+
+def clip_gradients(
+    parameters: Iterable[torch.nn.Parameter],
+    counted: Iterable[torch.nn.Parameter],
+    max_norm: float,
+    group: dist.ProcessGroup | None = None,
+) -> float:
+    """Scale gradients in place so that their norm over all workers is at most ``max_norm``.
+
+    Every gradient of the model must be counted by one worker only: where several hold the same one (a bias that is not
+    split, tied embeddings), one of them counts it and all of them scale it.
+
+    Args:
+        parameters: what this worker holds.
+        counted: those of them that this worker counts.
+        max_norm: as of ``torch.nn.utils.clip_grad_norm_``, positive.
+        group: the workers among which the model is split; None: all.
+    Returns:
+        The norm before, the same on every worker.
+    Raises:
+        ValueError: ``max_norm`` is not positive, or gradients are not finite: the message says on which ranks.
+    """
+    expect(max_norm > 0, "max_norm", max_norm, "a positive norm")
+    squares = gathered(sum_of_squares(counted), group)
+    finite = all(map(math.isfinite, squares))
+    expect(finite, "gradients", dict(enumerate(squares)), "finite ones on every worker (rank: its sum of squares)")
+    norm = math.sqrt(sum(squares))
+    scale = min(1.0, max_norm / (norm + 1e-6))
+    for p in parameters:
+        if p.grad is not None:
+            p.grad.mul_(scale)
+    return norm
