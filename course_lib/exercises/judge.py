@@ -26,6 +26,7 @@ class Verdict:
         misconception: its name when it is a known one.
         notes: remarks that cost nothing.
         in_place: it changed an argument.
+        faults: for each case what is wrong, in a sentence; None where it passes. Empty when not attempted.
     """
 
     state: str
@@ -37,6 +38,7 @@ class Verdict:
     misconception: str | None = None
     notes: list[str] = field(default_factory=list)
     in_place: bool = False
+    faults: list[str | None] = field(default_factory=list)
 
 
 def judge(exercise: Exercise, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> Verdict:
@@ -50,7 +52,7 @@ def judge(exercise: Exercise, cases: Sequence[Case], outcomes: Sequence[Outcome]
         verdict.state = "not attempted"
         return verdict
     faults = [_fault(exercise, case, outcome) for case, outcome in zip(cases, outcomes, strict=True)]
-    verdict.passed = sum(f is None for f in faults)
+    verdict.faults, verdict.passed = faults, sum(f is None for f in faults)
     parts = {case.part: True for case in cases}
     for case, fault in zip(cases, faults, strict=True):
         parts[case.part] &= fault is None

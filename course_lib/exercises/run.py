@@ -1,6 +1,7 @@
 """Running the learner's function on cases: the only place where a learner's code runs.
 
-Whatever it does (raise, print, change its input, never return), an outcome comes back.
+Whatever it does (raise, print, change its input, never return), an outcome comes back. When a class is graded, this file and
+``values.py`` are given to a confined process that has no ``course_lib``: they import nothing of it but each other.
 """
 
 import _thread
@@ -19,12 +20,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from course_lib.exercises.exercise import Case
-from course_lib.exercises.values import article, copied, describe, kind, same
+from .values import article, copied, describe, kind, same
+
+if TYPE_CHECKING:
+    from course_lib.exercises.exercise import Case
 
 PRINT_LIMIT = 10_000  # characters of a function's own output that are kept
 AGAIN = 0.05  # seconds until a function that goes on all the same is stopped again
@@ -79,7 +82,7 @@ def can_stop() -> bool:
     return hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
 
 
-def run_cases(function: Callable, cases: Sequence[Case], seconds: float) -> list[Outcome]:
+def run_cases(function: Callable, cases: Sequence["Case"], seconds: float) -> list[Outcome]:
     """The outcome of each case. After a case that had to be stopped, or a first one not attempted, the others are skipped."""
     outcomes: list[Outcome] = []
     for case in cases:
@@ -88,7 +91,7 @@ def run_cases(function: Callable, cases: Sequence[Case], seconds: float) -> list
     return outcomes
 
 
-def run_case(function: Callable, case: Case, seconds: float) -> Outcome:
+def run_case(function: Callable, case: "Case", seconds: float) -> Outcome:
     """Call ``function`` on a copy of the case's arguments, silently and within the time limit."""
     outcome = Outcome(misfit=_misfit(function, case.args))
     if outcome.misfit:

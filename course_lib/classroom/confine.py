@@ -1,0 +1,256 @@
+"""Where a learner's code runs: which ways to confine it this system has, and a server that forks confined children.
+
+==============  ===============================================================================================================
+``namespaces``  user, PID, mount, network and IPC namespaces: for each child no network, nobody else to see, a read-only system
+                without the course, a ``/tmp`` of its own
+``bubblewrap``  the same, set up by the program ``bwrap`` where the system allows that to it alone
+``landlock``    files by Landlock: the same are readable, nothing is writable; for systems that give no namespaces
+``unconfined``  limits only, on demand: the code can read and do what you can
+==============  ===============================================================================================================
+
+In all but the last a filter of system calls takes new processes, programs, sockets, signals to others and looks into them away.
+All have limits on processor time, memory, and size and number of files.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from course_lib.classroom.fork_server import STATUS
+from course_lib.errors import CourseError, expect
+
+CONFINED = ("namespaces", "bubblewrap", "landlock")  # the first one that works is taken
+CARRIED = {  # the files that the confined process has of the course; none knows cases, references or points
+    "exercises": ("values.py", "run.py"),
+    "classroom": (
+        *("fork_server.py", "child.py", "wire.py", "extract.py", "names.py"),
+        *("kernel.py", "namespaces.py", "landlock.py"),
+    ),
+}
+SYSTEM = ("/bin", "/lib", "/lib32", "/lib64", "/usr", "/etc/ld.so.cache", "/etc/localtime")
+START_SECONDS = 120.0  # for loading torch on a slow disk
+START = "import sys; sys.path.insert(0, sys.argv[2]); from confined.classroom.fork_server import main; main()"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a child may use.
+
+    Attributes:
+        memory_megabytes: of address space, beyond what loading torch took.
+        cpu_seconds: of processor time for all exercises of a notebook.
+        tmp_megabytes: of files in its ``/tmp``, and of one file.
+    """
+
+    memory_megabytes: int = 1024
+    cpu_seconds: int = 300
+    tmp_megabytes: int = 32
+
+
+class ServerGone(Exception):
+    """The server has ended, as by a lack of memory; a new one can be started."""
+
+
+class Server:
+    """A confined process that forks a child on demand. Use it in ``with``; it ends with the process that started it."""
+
+    def __init__(self, tier: str, limits: Limits, hides: Sequence[str | Path] = ()):
+        """Start it.
+
+        Args:
+            tier: one of the table above.
+            limits: for each child.
+            hides: folders whose content children must not see, beside the course's.
+        Raises:
+            CourseError: this system does not have the tier; the message says why.
+        """
+        expect(tier in (*CONFINED, "unconfined"), "tier", tier, f"one of {', '.join(CONFINED)} or unconfined")
+        self.tier, self._child = tier, False
+        self._folder = Path(tempfile.mkdtemp(prefix="course-grade-"))
+        try:
+            self._control, self._process = self._start(limits, [str(h) for h in hides])
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+
+    def _start(self, limits: Limits, hides: list[str]) -> tuple[socket.socket, subprocess.Popen]:
+        control, theirs = socket.socketpair()
+        carry(self._folder / "confined")
+        (self._folder / "root").mkdir()
+        reads, hides = readable(self._folder / "confined"), hidden(hides)
+        settings = {
+            **{"tier": self.tier, "control": theirs.fileno(), "reads": reads, "hides": hides},
+            **{"root": str(self._folder / "root"), "limits": asdict(limits)},
+        }
+        program = [sys.executable, "-s", "-P", "-B", "-c", START, json.dumps(settings), str(self._folder)]
+        if self.tier == "bubblewrap":
+            program = bubblewrap(reads, hides) + program
+        environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
+        environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        with theirs:
+            try:
+                process = subprocess.Popen(
+                    program, env=environment, cwd="/", pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                )  # fmt: skip
+            except OSError as error:
+                control.close()
+                raise CourseError(f"{self.tier}: {program[0]} cannot be started ({error.strerror}).") from error
+        control.settimeout(START_SECONDS)
+        answer = control.recv(1000, socket.MSG_WAITALL).rstrip()
+        if answer != b"ok":
+            control.close()
+            said = process.communicate()[1].decode("utf-8", "replace").strip().splitlines() or ["it ended at once"]
+            why = answer.removeprefix(b"no ").decode("utf-8", "replace") or said[-1]
+            raise CourseError(f"{self.tier} is not available here: {why}.")
+        return control, process
+
+    def fork(self) -> socket.socket:
+        """A new child; returns the socket to it. There is one at a time.
+
+        Raises:
+            ServerGone: the server has ended.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(self._control, [b"F"], [theirs.fileno()])
+            except OSError as error:
+                ours.close()
+                raise ServerGone from error
+        self._child = True
+        return ours
+
+    def end(self, patience: float = 0.0) -> int:
+        """End the child, if it has not ended.
+
+        Args:
+            patience: seconds to wait for it to end by itself.
+        Returns:
+            Its exit code; minus the number of the signal that ended it.
+        Raises:
+            ServerGone: the server has ended, and the child with it.
+        """
+        self._child = False
+        try:
+            self._control.settimeout(max(patience, 1e-3))
+            with contextlib.suppress(TimeoutError):
+                return self._status()
+            self._control.sendall(b"K")
+            self._control.settimeout(START_SECONDS)
+            return self._status()
+        except OSError as error:
+            raise ServerGone from error
+
+    def _status(self) -> int:
+        data = self._control.recv(STATUS.size, socket.MSG_WAITALL)
+        if len(data) < STATUS.size:
+            raise ConnectionResetError
+        return STATUS.unpack(data)[0]
+
+    def close(self) -> None:
+        """End the server and its child."""
+        self._control.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stderr.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def start_server(limits: Limits, hides: Sequence[str | Path] = (), tier: str | None = None) -> Server:
+    """A server of the best tier that this system has, or of a given one.
+
+    Raises:
+        CourseError: there is none, or not this one.
+    """
+    if tier is not None:
+        return Server(tier, limits, hides)
+    reasons = []
+    for name in CONFINED:
+        try:
+            return Server(name, limits, hides)
+        except CourseError as error:
+            reasons.append(str(error))
+    raise CourseError(
+        "Learners' code cannot be confined here, so nothing is graded. "
+        + " ".join(reasons)
+        + " With --unconfined it would run with all your rights: do that only with code that you have read."
+    )
+
+
+def doctor() -> Iterator[tuple[str, str | None]]:
+    """For each tier that confines: its name, and why it is not available, None when it is. Each is tried."""
+    for tier in CONFINED:
+        try:
+            with Server(tier, Limits()) as server:
+                server.fork().close()
+                server.end(patience=10)
+        except (CourseError, ServerGone) as error:
+            yield tier, str(error) or "its server ends by itself"
+        else:
+            yield tier, None
+
+
+def carry(folder: Path) -> None:
+    """Copy what the confined process needs of the course to a folder, as a package."""
+    course = Path(__file__).parents[1]
+    for package, files in CARRIED.items():
+        (folder / package).mkdir(parents=True)
+        for name in files:
+            shutil.copyfile(course / package / name, folder / package / name)
+        (folder / package / "__init__.py").touch()
+    (folder / "__init__.py").touch()
+
+
+def readable(folder: Path) -> list[str]:
+    """What the confined process may read: Python, its packages, the system's libraries, and the folder; parents first."""
+    import torch
+
+    paths = {*SYSTEM, sys.prefix, sys.base_prefix, os.path.dirname(os.path.dirname(torch.__file__)), str(folder)}
+    return sorted(p for p in paths if os.path.lexists(p))
+
+
+def hidden(more: Sequence[str]) -> list[str]:
+    """Folders that the confined process must not see even where they are below one that it reads."""
+    course = Path(__file__).parents[1]
+    return sorted({str(course), *(os.path.abspath(m) for m in more)})
+
+
+def bubblewrap(reads: Sequence[str], hides: Sequence[str]) -> list[str]:
+    """The command that runs another one in a world of its own.
+
+    Raises:
+        CourseError: ``bwrap`` is not installed.
+    """
+    program = shutil.which("bwrap")
+    if program is None:
+        raise CourseError("bubblewrap is not available here: the program bwrap is not installed.")
+    command = [program, "--unshare-all", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    if not os.stat(program).st_mode & 0o4000 and version:  # a program of root's gives no capabilities
+        command += ["--cap-add", "CAP_SYS_ADMIN", "--cap-add", "CAP_SETPCAP"]
+    for path in reads:
+        command += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
+    for path in hides:
+        if any(path.startswith(read + "/") for read in reads):
+            command += ["--tmpfs", path, "--remount-ro", path]
+    if os.path.isdir("/sys/devices/system/cpu"):
+        command += ["--ro-bind", "/sys/devices/system/cpu", "/sys/devices/system/cpu"]
+    return [*command, "--chdir", "/", "--"]

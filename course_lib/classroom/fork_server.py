@@ -1,0 +1,186 @@
+"""A process that has torch loaded, is confined, and forks a child for each submission.
+
+It is told so over a socket: ``F`` and a descriptor for the child's messages to fork, ``K`` to end the child. When the child has
+ended, by itself or not, it answers with the child's status. When the other end of the socket closes, all is over: there is
+nobody left to judge. It runs where there is no ``course_lib`` and imports nothing of it.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+from typing import Any
+
+STATUS = struct.Struct("<i")
+
+
+def main() -> None:
+    """The whole life of a server; its settings are the program's argument, as JSON (see ``confine.py``)."""
+    settings = json.loads(sys.argv[1])
+    control = socket.socket(fileno=settings["control"])
+    try:
+        _load(settings)
+        own = _confine(settings)
+    except OSError as error:
+        control.sendall(f"no {error}".encode()[:1000].ljust(1000))
+        return
+    control.sendall(b"ok".ljust(1000))
+    _serve(control, settings, own)
+
+
+def _load(settings: dict) -> None:
+    """Everything that children need, once; no tensor operation, no thread."""
+    sys.meta_path[:] = [f for f in sys.meta_path if not getattr(f, "__module__", "").startswith("__editable__")]
+    sys.path[:] = [p for p in sys.path if p not in settings["hides"]]
+    import torch
+
+    from . import child  # noqa: F401
+
+    torch.set_num_threads(1)
+    torch.backends.cpu.get_cpu_capability()  # looks at the processor while /proc is there
+    statistics = "/proc/self/statm"
+    pages = int(open(statistics).read().split()[0]) if os.path.exists(statistics) else 0
+    settings["limits"]["loaded"] = pages * resource.getpagesize()  # of address space; 0 where it is not known
+
+
+def _confine(settings: dict) -> int | None:
+    """Give up what children must not have. Returns a descriptor of this process where each child gets namespaces of its own."""
+    from . import kernel, landlock, namespaces
+
+    tier, apart = settings["tier"], False
+    if tier == "landlock":
+        landlock.restrict(settings["reads"], settings["hides"])
+    elif tier == "namespaces":
+        namespaces.enter(settings["root"], settings["reads"], settings["hides"])
+        if first := os.fork():  # the child is the first process of the new namespace, and goes on
+            _outlive(first)
+        apart = True
+    elif tier == "bubblewrap":
+        apart = kernel.has_capability(kernel.CAP_SYS_ADMIN)  # inside; not where bubblewrap is a program of root's
+    if tier != "unconfined":
+        kernel.hide_memory()
+    return os.pidfd_open(os.getpid()) if apart else None
+
+
+def _outlive(first: int) -> None:
+    """Outside: wait until the first process inside has ended."""
+    os.closerange(3, 256)
+    os.waitpid(first, 0)
+    os._exit(0)
+
+
+def _serve(control: socket.socket, settings: dict, own: int | None) -> None:
+    woken, wake = socket.socketpair()
+    woken.setblocking(False)
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    running = None
+    while True:
+        ready, _, _ = select.select([control, woken], [], [])
+        if woken in ready:
+            with contextlib.suppress(BlockingIOError):
+                woken.recv(4096)
+            running = _reap(control, running)
+        if control not in ready:
+            continue
+        order, descriptors, _, _ = socket.recv_fds(control, 1, 4)
+        if order == b"F" and running is None and len(descriptors) == 1:
+            running = _fork(control, descriptors[0], settings, own)
+        elif order == b"K" and running is not None:
+            _kill(running)
+        elif order != b"K":
+            if running is not None:
+                _kill(running)
+            return
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _fork(control: socket.socket, descriptor: int, settings: dict, own: int | None) -> int | None:
+    from . import namespaces
+
+    try:
+        pid = namespaces.fork_apart(own) if own is not None else os.fork()
+    except OSError:
+        control.sendall(STATUS.pack(-1))
+        return None
+    if pid:
+        return pid
+    status = 1
+    try:
+        sock = _alone(descriptor, settings, own is not None)
+        from . import child
+
+        child.serve(sock)
+        status = 0
+    finally:
+        os._exit(status)  # whatever happened: a child must not go on as a second server
+
+
+def _alone(descriptor: int, settings: dict, apart: bool) -> socket.socket:
+    """In the child: give up everything but one socket, for good."""
+    from . import kernel, namespaces
+
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(nothing, standard)
+    os.dup2(descriptor, 3, inheritable=False)
+    os.closerange(4, 256)
+    limits: dict[str, Any] = settings["limits"]
+    if apart:
+        namespaces.private_tmp(limits["tmp_megabytes"])
+    _limit(limits)
+    if settings["tier"] != "unconfined":
+        kernel.drop_capabilities()
+        kernel.filter_system_calls()
+    return socket.socket(fileno=3)
+
+
+def _limit(limits: dict) -> None:
+    """Processor time, memory, sizes and numbers of files."""
+    megabyte = 1 << 20
+    most = {
+        resource.RLIMIT_CPU: limits["cpu_seconds"],
+        resource.RLIMIT_FSIZE: limits["tmp_megabytes"] * megabyte,
+        resource.RLIMIT_NOFILE: 64,
+        resource.RLIMIT_CORE: 0,
+    }
+    if limits["loaded"]:
+        most[resource.RLIMIT_AS] = limits["loaded"] + limits["memory_megabytes"] * megabyte
+    for what, value in most.items():
+        hard = resource.getrlimit(what)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(what, (value, value))
+
+
+def _reap(control: socket.socket, running: int | None) -> int | None:
+    """Collect all children that have ended; say so of the one that runs a submission."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if pid == 0:
+            return running
+        if pid == running:
+            control.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
+            running = None
+
+
+def _kill(pid: int) -> None:
+    for send in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            send(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()
