@@ -1,0 +1,123 @@
+"""What a student gets back: one page with points, a message for what went wrong, and comments on open answers.
+
+Neither solutions nor the inputs that were drawn for grading are in it: a known mistake is explained on an input that the
+notebook's own check draws, and calls are shown without their arguments. All that a learner wrote is escaped.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+from course_lib.classroom.gradebook import Row
+from course_lib.classroom.manual import Given, Key
+from course_lib.classroom.pages import markdown, render
+from course_lib.classroom.parts import OpenQuestion
+from course_lib.classroom.results import ExerciseResult, Result
+from course_lib.exercises.exercise import Exercise
+from course_lib.exercises.judge import judge
+from course_lib.exercises.registry import find
+from course_lib.exercises.run import run_case
+
+TEXT_LIMIT = 20_000  # characters of an open answer that are shown
+SAID = {
+    "solved": "Solved.",
+    "partial": "Partly right.",
+    "wrong": "Not right yet.",
+    "not attempted": "Not attempted.",
+    "missing": "There is no such function in the notebook.",
+    "crashed": "Its code could not be run to its end.",
+    "timed out": "It took too long and was stopped.",
+    "refused": "It was not graded.",
+}
+UNTOUCHED = "YOUR ANSWER HERE"
+
+
+def feedback_page(
+    row: Row, results: Sequence[Result], questions: Sequence[OpenQuestion], given: Mapping[Key, Given], part: str, most: float
+) -> str:
+    """The page of one student.
+
+    Args:
+        row: their row of the gradebook.
+        results: theirs, in the order of lessons.
+        questions: the part's open questions.
+        given: what a person gave to open answers.
+        part: its name.
+        most: points that the whole part is worth.
+    """
+    lessons = [_lesson(r, [q for q in questions if q.lesson == r.lesson], given) for r in results]
+    return render(
+        "feedback.html.j2", student=row.student, part=part, earned=row.total, of=most, waiting=row.waiting, lessons=lessons
+    )
+
+
+def page_name(student: str) -> str:
+    """The file of a student's page; names too long for a file system, or alike but for case, get a mark of their own.
+
+    >>> page_name("Anna Berg_4061"), len(page_name("x" * 300))
+    ('Anna Berg_4061.html', 113)
+    """
+    if len(student.encode()) <= 100 and not re.search(r'[<>:"|?*\\]', student):
+        return f"{student}.html"
+    kept = re.sub(r'[<>:"|?*\\]', "_", student.encode()[:100].decode("utf-8", "ignore"))
+    return f"{kept}-{hashlib.sha256(student.encode()).hexdigest()[:7]}.html"
+
+
+def _lesson(result: Result, questions: Sequence[OpenQuestion], given: Mapping[Key, Given]) -> dict:
+    texts = {a.id: a.text for a in result.answers}
+    answers = [
+        {
+            "question": markdown(q.text.replace(UNTOUCHED, "")),
+            "text": texts[q.id].strip()[:TEXT_LIMIT],
+            "of": q.points,
+            "given": given.get((result.student, result.lesson, q.id)),
+        }
+        for q in questions
+        if q.id in texts
+    ]
+    exercises = [_exercise(e) for e in result.exercises]
+    earned = result.points + sum(a["given"].points for a in answers if a["given"])
+    of = result.max_points + sum(a["of"] for a in answers)
+    return {
+        "name": result.lesson or "Not graded",
+        "note": result.error,
+        "earned": earned,
+        "of": of,
+        "exercises": exercises,
+        "answers": answers,
+    }
+
+
+def _exercise(e: ExerciseResult) -> dict:
+    cases = [{"name": c.name, "passed": c.passed, "message": without_inputs(e.id, c.message)} for c in e.cases]
+    about = {"id": e.id, "title": find(e.id).title, "points": e.points, "of": e.max_points, "verdict": SAID[e.verdict]}
+    return {**about, "message": message_for(e), "cases": cases}
+
+
+def message_for(result: ExerciseResult) -> str:
+    """What a student is told of an exercise, without inputs that were drawn for grading."""
+    if result.misconception:
+        return _explained(find(result.id), result.misconception)
+    return without_inputs(result.id, result.message)
+
+
+def without_inputs(name: str, message: str) -> str:
+    """A message with the arguments of calls, and what came of them, left out.
+
+    >>> without_inputs("f", "With a threshold of 0, `f(tensor([1., 2.]), 0)` gave 3.5: its value is too large.")
+    'With a threshold of 0, `f(…)`: its value is too large.'
+    """
+    message = re.sub(rf"`{name}\([^`]*`(?: …`)? gave .*?: ", f"`{name}(…)`: ", message, flags=re.DOTALL)
+    return re.sub(rf"`{name}\([^`]*`", f"`{name}(…)`", message)
+
+
+@cache
+def _explained(exercise: Exercise, misconception: str) -> str:
+    """The words for a known mistake, on the smallest input of the notebook's own check that it fails on."""
+    known = next(m for m in exercise.misconceptions if m.name == misconception)
+    for case in sorted(exercise.draw(0), key=lambda c: c.size):
+        outcome = run_case(known.mistake, case, exercise.seconds)
+        if judge(exercise, [case], [outcome]).misconception == misconception:
+            return known.says(case, outcome.output)
+    return f"This is a known mistake: {misconception.replace('_', ' ')}."
