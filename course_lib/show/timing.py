@@ -8,16 +8,17 @@ from course_lib.show.figure import new_figure, plain_ticks
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "")
 
 
-def time_by_operator(times: Mapping[str, Mapping[str, float]], most: int = 5):
+def time_by_operator(times: Mapping[str, Mapping[str, float]], most: int = 5, always: Sequence[str] = ()):
     """A stacked bar of milliseconds for each way to run a model, by operator; the small ones are put together.
 
     Args:
         times: name of the way → operator → ms of a run.
-        most: operators that are shown by name, those that are dearest anywhere.
+        most: operators that are shown by name, those that are dearest anywhere, at most 6.
+        always: operators that are among them whatever they cost.
     Returns:
         A matplotlib figure.
     """
-    dearest: dict[str, float] = {}
+    dearest = {op: float("inf") for op in always}
     for row in times.values():
         for op, ms in row.items():
             dearest[op] = max(ms, dearest.get(op, 0.0))
@@ -90,7 +91,9 @@ def calls_in_time(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]
 
 
 def f1_and_speed(points: Sequence[Mapping], batch: str = "1"):
-    """F1 against milliseconds per sentence, a point for each model in each program; those nobody beats in both are named.
+    """F1 against milliseconds per sentence, a point for each model in each program.
+
+    Of more than eight points only those are named that no other beats in both.
 
     Args:
         points: ``{"model", "way", "f1": [value, low, high], "ms_1", "ms_32"}``.
@@ -112,16 +115,16 @@ def f1_and_speed(points: Sequence[Mapping], batch: str = "1"):
             )  # fmt: skip
         axes.plot([], [], marker, color=colour, label=f"{model} (filled: int8)", markersize=8)
     best = [p for p in points if not any(q[key] <= p[key] and q["f1"][0] >= p["f1"][0] and q is not p for q in points)]
-    for number, p in enumerate(sorted(best, key=lambda p: p[key])):
+    for p in points if len(points) <= 8 else best:
         axes.annotate(
-            p["way"], (p[key], p["f1"][0]), (8, 8 if number % 2 else -14), textcoords="offset points", fontsize=9,
+            p["way"], (p[key], p["f1"][0]), (7, 7 if p["model"] == "teacher" else -14), textcoords="offset points", fontsize=9,
         )  # fmt: skip
     axes.set(
         xscale="log", xlabel=f"median ms per sentence, batch {batch} (log scale)", ylabel="entity F1 on test, 95 % interval"
     )
     plain_ticks(axes.xaxis)
     axes.grid(alpha=0.3)
-    axes.margins(x=0.12, y=0.15)
+    axes.margins(x=0.18, y=0.15)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
     return figure

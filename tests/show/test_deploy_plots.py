@@ -50,6 +50,7 @@ def test_bars_add_up_and_small_operators_are_put_together():
     )
     said = texts(figure)
     assert "7.2 ms" in said and "4.5 ms" in said and "all others" in said and "Erf" not in said
+    assert "Erf" in texts(time_by_operator({"plain": {"MatMul": 5.0, "Add": 2.0, "Erf": 0.25}}, most=2, always=["Erf"]))
 
 
 def test_the_cost_of_padding_has_a_panel_for_pieces_and_one_for_time():
@@ -65,7 +66,7 @@ def test_calls_are_points_and_other_work_is_shaded():
     assert {"turns", "alone", "a", "b", "something else runs"} <= set(texts(figure))
 
 
-def test_models_that_nobody_beats_are_named():
+def test_models_are_named_and_of_many_those_that_nobody_beats():
     def point(model, way, f1, ms):
         return {"model": model, "way": way, "f1": [f1, f1 - 0.01, f1 + 0.01], "ms_1": ms, "ms_32": ms / 2}
 
@@ -74,7 +75,8 @@ def test_models_that_nobody_beats_are_named():
         point("teacher", "slow", 0.88, 9.0),
         point("student", "int8", 0.89, 1.0),
     ]
-    said = texts(f1_and_speed(points, "32"))
+    assert {"PyTorch fp32", "int8", "slow"} <= set(texts(f1_and_speed(points, "32")))
+    said = texts(f1_and_speed([*points, *points[1:2] * 6], "32"))
     assert "PyTorch fp32" in said and "int8" in said and "slow" not in said
     assert {"0.5", "2"} <= set(said), "plain numbers on the logarithmic axis"
     assert "entity F1 on test, 95 % interval" in texts(f1_and_speed([])), "an empty picture where nothing was measured"

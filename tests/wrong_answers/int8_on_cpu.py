@@ -135,6 +135,18 @@ def sorts_the_lengths(lengths, size):
     return [lengths[i : i + size] for i in range(0, len(lengths), size)]
 
 
+@wrong("batches_by_length", says="holds lengths; expected are positions")
+def the_lengths_from_the_shortest(lengths, size):
+    order = sorted(lengths)
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+@wrong("batches_by_length", says="that finds the first one every time")
+def looks_lengths_up(lengths, size):
+    order = [lengths.index(n) for n in sorted(lengths)[::-1]]
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
 @wrong("batches_by_length", says="those that do not fill one")
 def only_full_batches(lengths, size):
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
@@ -280,6 +292,21 @@ def same_sentences_only(records):
 def same_threads_only(records):
     common = shared(records, lambda r: r["threads"])
     return figures(records, lambda r: not r["warm_up"] and r["threads"] in common, own_ms)
+
+
+@wrong("fair_times", says="in a warm-up call only")
+def remembers_warm_up_settings(records):
+    common = shared(records, setting, warm=True)
+    return figures(records, lambda r: not r["warm_up"] and setting(r) in common, own_ms)
+
+
+@wrong("fair_times", says="The third was never asked")
+def content_with_two(records):
+    asked = {}
+    for r in records:
+        if not r["warm_up"]:
+            asked.setdefault(setting(r), set()).add(r["contender"])
+    return figures(records, lambda r: not r["warm_up"] and len(asked[setting(r)]) > 1, own_ms)
 
 
 @wrong("fair_times", says="These are means")

@@ -757,6 +757,11 @@ QUESTIONS = (
         "A text of 1 000 pieces, windows of 100, and each owned piece is to see 10 pieces to either side. How many windows?",
         number=13,
         tolerance=0,
+        slips=(
+            (10, "That is how many blocks side by side there are. With context, a window owns less than it reads."),
+            (12, "A last window that is not full is a window too."),
+            (12.5, "There are no halves of windows: what is left over needs one of its own."),
+        ),
         explanation="The first and the last window own 90 pieces each (the text's own ends need no context), those between 80: "
         "1 000 − 180 = 820, and 820 / 80 is 10.25, so 11 between: 13.",
     ),

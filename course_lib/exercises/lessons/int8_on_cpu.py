@@ -1,5 +1,6 @@
 """Lesson 21: chains that one operator can replace, batches by length, a ratio of timings, a benchmark put right."""
 
+import itertools
 import statistics
 from collections import defaultdict
 
@@ -176,11 +177,12 @@ CHAINS = Exercise(
 
 def _batch_cases(generator: torch.Generator) -> list[Case]:
     def lengths(count: int) -> list[int]:
-        """No two alike, so that there is one order by length."""
+        """No two alike, so that there is one order by length; equal ones have a case of their own."""
         return (torch.randperm(60, generator=generator)[:count] + 3).tolist()
 
     return [
         Case("four sentences in twos", ([3, 9, 4, 8], 2)),
+        Case("sentences of equal length", ([7, 4, 9, 7, 4, 7], 2)),
         Case("sentences that fill their batches", (lengths(12), 4)),
         Case("one sentence at a time", (lengths(4), 1)),
         Case("more room than sentences", (lengths(3), 8), part="not full"),
@@ -203,6 +205,8 @@ def _verify_batches(case: Case, output) -> str | None:
         return difference(output, [[0]]) or "expected a list of positions for each batch"
     seen = [int(i) for batch in output for i in batch]
     count = len(lengths)
+    if sorted(seen) == sorted(lengths):
+        return f"its first batch, {describe(output[0])}, holds lengths; expected are positions in the list"
     if strange := sorted(set(seen) - set(range(count))):
         return f"there is no sentence at position {strange[0]}; positions run from 0 to {count - 1}"
     if lost := sorted(set(range(count)) - set(seen)):
@@ -251,6 +255,14 @@ BATCHES = Exercise(
             lambda lengths, size: _cut(sorted(lengths, reverse=True), size),
             lambda case, output: (
                 f"Your first batch is {describe(output[0])}: these are lengths. Afterwards nobody knows which sentence is which; return positions."
+            ),
+        ),
+        Misconception(
+            "first_of_equals",
+            lambda lengths, size: _cut([lengths.index(n) for n in sorted(lengths, reverse=True)], size),
+            lambda case, output: (
+                f"Of the lengths {describe(case.args[0])} some are equal, and you look for a length to find its position: that finds the first one every time. "
+                "Sort the positions themselves."
             ),
         ),
         Misconception(
@@ -404,6 +416,9 @@ def _record_cases(generator: torch.Generator) -> list[Case]:
     lengths = [*singles(a, 9.0), *singles(a, 30.0, first=70), *singles(b, 2.0), *singles(b, 0.3, first=40)]
     threads = [*singles(a, 8.0), *singles(a, 30.0, threads=4), *singles(b, 2.0), *singles(b, 0.9, threads=2)]
     pieces = [*singles(a, 8.0, tokenizing=3.0), *singles(b, 2.0)]
+    warmed = [*plain, call(b, [9], 3.0, warm_up=True), *[call(a, [9], 60.0) for _ in range(7)]]
+    c = "vendor's"
+    three = [*plain, *singles(c, 1.0), *singles(a, 30.0, count=7, first=20), *singles(b, 9.0, count=7, first=20)]
     both = [
         *singles(a, 8.0),
         *batches(a, 30.0, count=2),
@@ -419,18 +434,31 @@ def _record_cases(generator: torch.Generator) -> list[Case]:
         Case("single sentences and batches", (both,), part="per sentence"),
         Case("sentences that only one of them read", (lengths,), part="settings"),
         Case("numbers of threads that only one of them had", (threads,), part="settings"),
+        Case("sentences that one of them only warmed up with", (warmed,), part="settings"),
+        Case("three contenders, and sentences that two of them read", (three,), part="settings"),
         Case("tokenizing timed along in one of them", (pieces,), part="tokenizing"),
     ]
 
 
-def _times(records, warm=False, tokenized=False, per_call=False, middle=statistics.median, same=("sentences", "threads")):
+def _times(
+    records,
+    warm=False,
+    tokenized=False,
+    per_call=False,
+    middle=statistics.median,
+    same=("sentences", "threads"),
+    met=False,
+    two=False,
+):
     """A benchmark's figures with some of the corrections left out."""
     kept = [r for r in records if warm or not r["warm_up"]]
     key = lambda r: tuple(tuple(r[k]) if k == "sentences" else r[k] for k in same)  # noqa: E731
     settings: dict = {}
-    for r in kept:
+    for r in records if met else kept:
         settings.setdefault(r["contender"], set()).add(key(r))
     common = set.intersection(*settings.values())
+    if two:
+        common = set().union(*(a & b for a, b in itertools.combinations(settings.values(), 2)))
     times: dict = {}
     for r in kept:
         if key(r) in common:
@@ -491,6 +519,20 @@ FAIR = Exercise(
             ),
         ),
         Misconception(
+            "met_while_warming_up",
+            lambda records: _times(records, met=True),
+            lambda case, output: (
+                "A setting counts for you although one contender met it in a warm-up call only: of that contender there is no time to compare with."
+            ),
+        ),
+        Misconception(
+            "two_are_enough",
+            lambda records: _times(records, two=True),
+            lambda case, output: (
+                f"There are {len({r['contender'] for r in case.args[0]})} contenders, and a setting counts for you when two of them had it. The third was never asked."
+            ),
+        ),
+        Misconception(
             "mean",
             lambda records: _times(records, middle=statistics.mean),
             lambda case, output: (
@@ -533,6 +575,10 @@ QUESTIONS = (
         "A batch holds sentences of 10, 12, 14 and 64 pieces, padded to the longest. What per cent of the pieces computed are padding?",
         number=60.9,
         tolerance=0.6,
+        slips=(
+            (39.1, "That is the share of real pieces. How many per cent are the others?"),
+            (156, "So many pieces are padding. How many per cent of all pieces computed?"),
+        ),
         explanation="4 · 64 = 256 pieces are computed, 100 of them are real: 156 / 256 = 61 %.",
     ),
     Question(

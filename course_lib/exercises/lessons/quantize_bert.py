@@ -603,6 +603,7 @@ QUESTIONS = (
         "from −4 to 251: how many different codes do the values between −4 and 4 get?",
         number=9.0,
         tolerance=0.0,
+        slips=((8, "So many steps are between −4 and 4. How many levels do they lie between, both ends counted?"),),
         explanation="255 steps over 255 make a step of 1: the levels −4, −3, … 4, nine of them. That is about 3 bits, and the node still calls itself int8.",
     ),
     Question(
