@@ -1,5 +1,6 @@
 """Pictures of structure: which rows and columns a unit is, what the clock says, and what removing parameters buys."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -41,6 +42,8 @@ def turns(times: Mapping[str, Sequence[float]], warm_up: int = 1):
 def coupled_parts(model: nn.Module, group: CoupledGroup, unit: int):
     """The weights of every module of a group, darker where larger, and one unit's rows, biases and columns marked.
 
+    A filter of a convolution is one row: its numbers for the first input, then those for the second, and so on.
+
     Args:
         model: the model that the group is of.
         group: its parts are drawn from left to right.
@@ -56,13 +59,14 @@ def coupled_parts(model: nn.Module, group: CoupledGroup, unit: int):
         module = model.get_submodule(part.module)
         w = module.weight.detach().flatten(1).abs()  # (rows, columns)
         axes.imshow(w.numpy(), cmap="Greys", vmax=3 * float(w.mean()), aspect="auto", interpolation="nearest")
+        taps = math.prod(module.weight.shape[2:]) if part.axis == "columns" else 1  # of a filter: so many columns for an input
         marked = part.indices(torch.tensor([unit]))
-        first, last = float(marked[0]) - 0.5, float(marked[-1]) + 0.5
+        first, last = taps * int(marked[0]), taps * (int(marked[-1]) + 1) - 1
         span = axes.axhspan if part.axis == "rows" else axes.axvspan
-        span(first, last, color=ORANGE, alpha=0.75, linewidth=1.5)
+        span(first - 0.5, last + 0.5, color=ORANGE, alpha=0.75, linewidth=1.5)
         if part.axis == "rows":  # the bias, a narrow strip at the right
             axes.plot([w.shape[1] * 1.06], [(first + last) / 2], "s", color=ORANGE, markersize=6, clip_on=False)
-        place = f"{part.axis[:-1]} {int(marked[0])}" if part.width == 1 else f"{part.axis} {int(marked[0])} … {int(marked[-1])}"
+        place = f"{part.axis[:-1]} {first}" if first == last else f"{part.axis} {first} … {last}"
         name = ".".join(part.module.split(".")[-2:])
         name = f"{type(module).__name__}, number {name}" if name.isdecimal() else name  # as an nn.Sequential calls its modules
         axes.set_title(f"{name}\n{place}{' with bias' * (part.axis == 'rows')}", fontsize=9)
@@ -123,7 +127,7 @@ def against_removed(
     most = max(100 * p[0] for points in lines.values() for p in points)
     axes.set(xlabel=f"parameters of {what} removed, %", ylabel=label, xlim=(-2, most + 4))
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="lower left")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -73,7 +73,9 @@ times = in_turns(contenders, pick(40, 3))
 turns(times)
 
 # %%
-reveal("time_saved_by_zeros", measured=100 * (1 - 1 / speedup(times["as it was"], times["half of the weights zero"], 1)))
+reveal(
+    "time_saved_by_zeros", measured=100 * (1 - 1 / speedup(times["as it was"], times["half of the weights zero"], 1)), unit="%"
+)
 
 
 # %%
@@ -85,7 +87,7 @@ def file_bytes(model: torch.nn.Module) -> int:
 
 
 sizes = {name: file_bytes(model) for name, model in contenders.items()}
-reveal("bytes_saved_by_zeros", measured=100 * (1 - sizes["half of the weights zero"] / sizes["as it was"]))
+reveal("bytes_saved_by_zeros", measured=100 * (1 - sizes["half of the weights zero"] / sizes["as it was"]), unit="%")
 
 # %%
 lines = [
@@ -104,7 +106,8 @@ prose(
 # *scattered* zeros at a profit is possible, at a price: lesson 05.)
 #
 # The third model has smaller matrices, so its time does fall. Its file shrinks less than its layers, because half of this encoder's parameters are the table of word
-# embeddings, which nobody has touched. What have we lost with those units? That comes later; first, how to take one out.
+# embeddings, which nobody has touched. First we learn how to take a unit out; which units may go, and what is lost with them, comes after that, on a network that
+# is small enough to try everything (and on this encoder in lesson 16).
 
 # %% [markdown]
 # ## What belongs to a neuron
@@ -134,7 +137,8 @@ print(neuron_groups(network)[0])
 #   was flattened, and it is read by $h w$ columns side by side, $c\,hw \dots c\,hw + hw - 1$. (A BatchNorm in between has an entry for the channel too, and loses it.)
 # - **An attention head**: further down.
 #
-# In the picture a weight is a grey box, its rows are outputs, its columns are inputs; the orange lines are one unit.
+# In the picture each weight is a grid, darker where a number is larger: rows are outputs, columns are inputs. A filter of a convolution is laid out in one row, with $k \cdot k$ numbers for
+# each input channel, so the slice $[:, c]$ is $k \cdot k$ columns side by side. The white strip beside a weight stands for its bias. Orange is one unit.
 
 # %%
 from course_lib.models.digits import accuracy, digits_cnn, fit, losses, mean_loss
@@ -202,11 +206,12 @@ remove_units = use("remove_units", remove_units)
 # %%
 digits = load_digits(seed=0, train=pick(None, 300))
 fit(cnn, digits.train, epochs=pick(10, 3), seed=0)
-strongest = cnn[2].weight.detach().flatten(1).norm(dim=1).argsort(descending=True)[:16].sort().values
-cut = remove_units(cnn[2].weight.detach(), cnn[2].bias.detach(), cnn[6].weight.detach(), strongest)
+before = cnn.state_dict()  # 0 and 2 are the convolutions, 6 is the linear layer
+strongest = before["2.weight"].flatten(1).norm(dim=1).argsort(descending=True)[:16].sort().values
+filters, biases, reader = remove_units(before["2.weight"], before["2.bias"], before["6.weight"], strongest)
 
 small = digits_cnn(seed=0, channels=(16, 16))
-small.load_state_dict({**{k: v for k, v in cnn.state_dict().items() if k[0] == "0"}, "2.weight": cut[0], "2.bias": cut[1], "6.weight": cut[2], "6.bias": cnn[6].bias.detach()})  # fmt: skip
+small.load_state_dict(before | {"2.weight": filters, "2.bias": biases, "6.weight": reader})
 hidden = copy.deepcopy(cnn)
 mask_units(hidden, {"2.channels": torch.zeros(32).bool().index_fill(0, strongest, True)}, channel_groups(hidden))
 apart = (small(digits.validation[0]) - hidden(digits.validation[0])).detach().abs().max()
@@ -385,7 +390,7 @@ alive = first.weight.abs().sum(dim=1) > 0  # (F,)
 zero_rows = (torch.nn.functional.gelu(first(x)) @ w2.T + b2).detach()
 compacted = masked_block(x, w1, b1, w2, b2, alive)
 change = float((compacted - zero_rows).norm() / zero_rows.norm())
-reveal("change_after_compacting", measured=100 * change)
+reveal("change_after_compacting", measured=100 * change, unit="%")
 
 # %%
 constant = torch.nn.functional.gelu(b1[~alive]) @ w2[:, ~alive].T  # (D,), the same for all tokens
@@ -409,14 +414,14 @@ prose(
 #
 # In lesson 02 a weight's score was its size, or its first-order effect on the loss. Units want the same two, made for units.
 #
-# **From the weights alone.** What goes through a neuron is the map $W_2[:, f]\, W_1[f, :]$, of rank one; its norm is the product of two norms, $\lVert W_1[f,:]\rVert \cdot \lVert W_2[:,f]\rVert$. For a head it is the norm of
-# $W_O[:, h]\, W_V[h, :]$. Looking at both sides matters: a strong row that nobody reads is useless.
+# **From the weights alone.** What goes through a neuron is the map $W_2[:, f]\, W_1[f, :]$, of rank one; its norm is the product of two norms, $\lVert W_1[f,:]\rVert \cdot \lVert W_2[:,f]\rVert$. For a head it is the (Frobenius) norm of
+# $W_O[:, h]\, W_V[h, :]$, with $h$ for all $d$ columns and rows of the head. Looking at both sides matters: a strong row that nobody reads is useless.
 #
 # **From the loss.** Put a factor $g$, a **gate**, where the unit is read. At $g = 1$ nothing changes, at $g = 0$ the unit is masked. So to first order, removing it changes the loss by
 #
 # $$\Delta L \approx -\frac{\partial L}{\partial g}\bigg|_{g=1},$$
 #
-# and one backward pass gives this for *all* units. The score is its size, added up over examples (the sum of $|\partial L/\partial g|$, so that examples cannot cancel each other).
+# and one backward pass gives this for *all* units. The score is its size, added up over batches (the sum of $|\partial L/\partial g|$, so that batches cannot cancel each other).
 #
 # **By trying.** Mask one unit, measure the loss, unmask it. It is the truth for one unit at a time, and takes as many passes as there are units.
 #
@@ -454,10 +459,10 @@ for group in (g for g in groups if g.name.endswith(".heads")):
         mask_units(network, {group.name: torch.arange(group.units) != head})
         truth.append(mean_loss(network, digits.validation) - now)
     unmask(network)
-truth = torch.tensor(truth)
+truth = torch.tensor(truth).abs()  # sizes, as the scores are
 estimates = {name: torch.cat([s for g, s in found.items() if g.endswith(".heads")]) for name, found in scores.items()}
 agreement = {name: float(spearmanr(s, truth).statistic) for name, s in estimates.items()}
-estimate_against_truth(truth.abs(), estimates, agreement)
+estimate_against_truth(truth, estimates, agreement)
 
 # %%
 reveal("best_score_for_heads", measured=max(agreement, key=agreement.get))
@@ -678,7 +683,7 @@ for way, models in ways.items():
 against_removed(lines, "the layers", "time of a batch, % of the whole encoder's", ideal=True)
 
 # %%
-reveal("time_with_half_the_layers", measured=100 * (1 - lines["layers"][3][1]))
+reveal("time_with_half_the_layers", measured=100 * (1 - lines["layers"][3][1]), unit="%")
 
 # %%
 half = {"neurons": lines["neurons"][2], "heads": lines["heads"][2], "layers": lines["layers"][3]}
@@ -690,11 +695,11 @@ prose(
 
 # %% [markdown]
 # Where do the differences come from? A **layer** takes *everything* of its own along, the LayerNorms, the residual sums, the start of a dozen operations: it should lie near the dotted line. **Neurons** leave all of this
-# behind. **Heads** leave it behind too, but they carry work that has no parameters, the products $QK^\top$ and $PV$ and the softmax between them, so that a head can save more time than its share of parameters says, all the more the
-# longer the text. And **zeros** carry nothing.
+# behind, and so lie above it. **Heads** leave it behind too, but they carry work that has no parameters, the products $QK^\top$ and $PV$ (with $P$ for the softmax's output) and the softmax between them. The one makes up for
+# the other, the more the longer the text: compare the two numbers above. And **zeros** carry nothing.
 #
-# Two warnings. These are the times of *this* machine, batch and length; with one short sentence, what does not shrink weighs more. And layers are the fastest to remove and the
-# dearest to lose: speed is one axis, quality the other, and no single number has both.
+# Two warnings. These are the times of *this* machine, batch and length; with one short sentence, what does not shrink weighs more. And quality is not in this picture at all: the way that saves the most
+# time for each parameter may cost the most of it. Speed is one axis, quality the other, and no single number has both.
 
 # %% [markdown]
 # ## A smaller model has to be loaded again

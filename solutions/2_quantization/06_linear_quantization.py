@@ -54,11 +54,12 @@ code_histograms(codes)
 
 # %%
 share = {name: float((c == 0).float().mean()) for name, c in codes.items()}
-reveal("zero_codes", measured=100 * share["one scale for all"])
+reveal("zero_codes", measured=100 * share["one scale for all"], unit="%")
 
 # %% [markdown]
 # The left picture is a matrix of bytes in which hardly any byte carries information, because **one** weight is much larger than the others, and the step
-# is made to fit that weight. On the right every row has a step of its own. The file is 1.5 kB larger, 384 floats, and that is all.
+# is made to fit that weight. On the right every row has a step of its own (and the two spikes at ±127 are the 384 weights that are the largest of
+# their row). The file is 1.5 kB larger, 384 floats, and that is all.
 #
 # So a code means nothing without its step, and everything in this lesson is about choosing it. Let us start with a line and a few numbers.
 
@@ -174,7 +175,8 @@ prose(
 #
 # It is the same straight line with the shift *not* rounded. Both ends are met exactly, and where all values have one sign the step is even a little
 # finer, since nothing is spent on 0. What is lost? Let us prune half of $W$ first (the smaller weights become 0, as in lesson 02), then
-# quantize with 8 bits and a range for each row, by this formula and with a zero point.
+# quantize with 8 bits and a range for each row, by this formula and with a zero point. (In the library, `choose_affine` picks scales and zero points as you have
+# just done, and `fake_quantize` goes to codes and back in one step.)
 
 # %%
 predict(
@@ -191,10 +193,9 @@ pruned = W * mask_by_sparsity(W.abs(), 0.5)
 by_formula = torch.stack([dequantize_by_formula(*quantize_by_formula(row, 8), 8) for row in pruned])
 by_zero_point = fake_quantize(pruned, *choose_affine(pruned, 8, symmetric=False, granularity="channel"), 8, symmetric=False)
 gone = pruned == 0
-zeros = {"formula": float((by_formula == 0).float().mean()), "zero point": float((by_zero_point[gone] == 0).float().mean())}
 
 # %%
-reveal("zeros_by_formula", measured=100 * zeros["formula"])
+reveal("zeros_by_formula", measured=100 * float((by_formula == 0).float().mean()), unit="%")
 
 
 # %%
@@ -395,15 +396,17 @@ outcome = {(-1, -1): "both fall", (-1, 1): "W's falls, the output's rises", (1, 
 reveal("cut_at_2", measured=outcome.get(tuple(-1 if c < 0 else 1 for c in change), "both rise"))
 
 # %%
+lowest = ", ".join(f"{name}: ±{clips[min(range(len(clips)), key=line.__getitem__)]:.2g}" for name, line in curves.items())
 prose(
-    f"All weights stay within your bounds, at every cut: {within}. Cut at ±2, the error of W goes from {relative(before, W):.0%} to {relative(after, W):.0%}, that "
+    f"The rings mark where each line is lowest ({lowest}). All weights stay within your bounds, at every cut: {within}. Cut at ±2, the error of W goes from {relative(before, W):.0%} to {relative(after, W):.0%}, that "
     f"of the output from {relative(X @ before.T, X @ W.T):.0%} to {relative(X @ after.T, X @ W.T):.0%}.\n\n"
     f"The outlier is W[{row}, {column}] = {float(W[row, column]):.2f}. Column {column} of X lies near 0 for most word pieces "
     f"(median {float(X[:, column].median()):.4f}) and above 20, up to {float(X[:, column].max()):.1f}, for {int((X[:, column] > 20).sum())} of {len(X)}."
 )
 
 # %% [markdown]
-# Where the two disagree, believe the output. The outlier is not a mistake of training that one may cut off: it sits in a column whose input is now and then very large, and together they make one
+# For the weights alone a cut helps, and the fewer the codes, the narrower it wants to be, since a long step costs more when there are few of them. Now look at the
+# line of the output. Where the two disagree, believe the output. The outlier is not a mistake of training that one may cut off: it sits in a column whose input is now and then very large, and together they make one
 # output that the following layers rely on. **The error of the weights is not the error of the layer.** Choosing a range by what it does to values is the subject of lesson
 # 07; choosing it by what it does to a model, of lesson 17. For this matrix there is a better way: let the outlier keep its range, and do not make the others share it.
 
@@ -488,7 +491,7 @@ error_against_bits({name: {b: (stored[name][b], relative(w, W)) for b, w in line
 # %%
 per_tensor_8 = relative(back["one scale"][8], W)
 enough = min(b for b, w in back["a scale for each row"].items() if relative(w, W) < per_tensor_8)
-reveal("bits_per_row", measured=enough)
+reveal("bits_per_row", measured=enough, unit="bits")
 
 # %%
 lines = [
@@ -581,7 +584,7 @@ for recipe, function in recipes.items():
         scale, zero_point = function(float(x.min()), float(x.max()))
         there = (to_codes(x, scale, zero_point).float() - zero_point) * scale
         found[recipe, data] = (float(there.max()), float(((there - x).abs() > scale).float().mean()))
-reveal("gains_damaged", measured=100 * found["zero point clipped", "gains"][1])
+reveal("gains_damaged", measured=100 * found["zero point clipped", "gains"][1], unit="%")
 
 # %%
 lines = [f"| {recipe} | {data} | {top:.2f} | {share:.1%} |" for (recipe, data), (top, share) in found.items()]

@@ -38,6 +38,13 @@ def test_a_channel_that_was_flattened_is_read_by_columns_side_by_side():
     assert "Conv2d, number 2\nrow 3 with bias" in shown and "columns 48 … 63" in shown and "512 columns" in shown
 
 
+def test_a_channel_is_read_by_as_many_columns_as_a_filter_has_numbers_for_it():
+    cnn = digits_cnn(seed=0)
+    figure = coupled_parts(cnn, channel_groups(cnn)[0], unit=10)  # filters of 3 × 3
+    reader = figure.axes[1].patches[0].get_bbox()
+    assert (reader.x0, reader.x1) == (89.5, 98.5) and "columns 90 … 98" in texts(figure)
+
+
 def test_knobs_choose_kind_and_unit_and_readers_see_every_kind(knobs, capsys):
     cnn = digits_cnn(seed=0)
     first, second = channel_groups(cnn)

@@ -110,6 +110,12 @@ def straight_into_a_byte(x: torch.Tensor, scale: float, zero_point: int, bits: i
     return codes.to(torch.uint8)
 
 
+@wrong("to_codes", says="codes that are in a byte already")
+def limits_the_bytes(x, scale, zero_point, bits=8):
+    in_bytes = ((x / scale).round() + zero_point).remainder(256).to(torch.uint8)
+    return torch.clamp(in_bytes, 0, 2**bits - 1)
+
+
 @wrong("to_codes", says="Your codes go from")
 def without_limits(x: torch.Tensor, scale: float, zero_point: int, bits: int = 8) -> torch.Tensor:
     return torch.round(x / scale).long() + zero_point
@@ -172,6 +178,21 @@ def forgets_the_clipping(x: torch.Tensor, clip: float, bits: int = 8) -> torch.T
     return torch.ones_like(x) * clip / (2 ** (bits - 1) - 1) / 2
 
 
+@wrong("error_bounds", says="how far off *these* values are")
+def how_far_each_one_is(x, clip, bits=8):
+    top = 2 ** (bits - 1) - 1
+    code = torch.clamp((x * top / clip).round(), -top, top)
+    return (code * clip / top - x).abs()
+
+
+@wrong("error_bounds", says="Symmetric codes leave one out")
+def steps_from_end_to_end(x, clip, bits=8):
+    step = 2 * clip / (2**bits - 1)
+    bounds = torch.full(x.shape, step / 2)
+    bounds[x.abs() > clip] = x.abs()[x.abs() > clip] - clip
+    return bounds
+
+
 @wrong("error_bounds", says="From 0 to clip there are only the positive codes")
 def counts_both_signs(x: torch.Tensor, clip: float, bits: int = 8) -> torch.Tensor:
     half = 0.5 * clip / (2**bits - 1)
@@ -227,6 +248,13 @@ def stays_in_bytes(codes, scale, zero_point, block=None):
     size = codes.shape[1] // scale.shape[1]
     steps = codes - zero_point.repeat_interleave(size, 1)
     return steps * scale.repeat_interleave(size, 1)
+
+
+@wrong("dequantize", says="a byte with a sign ends at")
+def bytes_with_a_sign(codes, scale, zero_point):
+    size = codes.shape[1] // scale.shape[1]
+    signed, zeros = codes.to(torch.int8), zero_point.to(torch.int8).repeat_interleave(size, 1)
+    return (signed - zeros).float() * scale.repeat_interleave(size, 1)
 
 
 @wrong("dequantize", says="take turns, entry by entry")

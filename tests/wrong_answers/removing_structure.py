@@ -265,6 +265,32 @@ def most_parameters_for_the_money(costs, parameters, gone):
     return max((node for node in costs if free(node, parameters, gone)), key=worth)
 
 
+@wrong("next_to_go", says="as if nothing were gone")
+def forgets_the_rounds_before(costs: dict, parameters: dict, gone: list) -> str:
+    prices = {}
+    for node in costs:
+        size = sum(n for leaf, n in parameters.items() if leaf == node or leaf.startswith(f"{node}."))
+        if size > 0:
+            prices[node] = costs[node] / size
+    return min(prices, key=prices.get)
+
+
+@wrong("next_to_go", says="only nodes that are leaves themselves")
+def looks_names_up(costs: dict, parameters: dict, gone: list) -> str:
+    prices = {node: cost / parameters[node] for node, cost in costs.items() if node in parameters and node not in gone}
+    return sorted(prices, key=prices.get)[0]
+
+
+@wrong("next_to_go", says="The first one is asked for")
+def replaces_an_equal_one(costs: dict, parameters: dict, gone: list) -> str:
+    best, lowest = "", float("inf")
+    for node, cost in costs.items():
+        size = sum(n for leaf, n in parameters.items() if leaf not in gone and f"{leaf}.".startswith(f"{node}."))
+        if size and cost / size <= lowest:
+            best, lowest = node, cost / size
+    return best
+
+
 @wrong("next_to_go", says="it returned a tuple; expected a str")
 def returns_the_ratio_too(costs, parameters, gone):
     left = [node for node in costs if free(node, parameters, gone) > 0]

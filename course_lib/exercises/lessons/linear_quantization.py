@@ -4,7 +4,7 @@ import torch
 
 from course_lib.exercises.exercise import Case, Choice, Exercise, Misconception, Question
 from course_lib.exercises.values import describe, difference, kind
-from course_lib.quantization.affine import dequantize
+from course_lib.quantization.affine import dequantize, fake_quantize
 from course_lib.quantization.written_out import correct_sums, error_bounds, scale_and_zero_point, to_codes
 
 
@@ -212,6 +212,14 @@ CODES = Exercise(
             ),
         ),
         Misconception(
+            "limited_in_the_byte",
+            lambda x, scale, zero_point, bits=8: _modulo(torch.round(x / scale) + zero_point).clamp(0, 2**bits - 1),
+            lambda case, output: (
+                f"Values beyond the range come out as {describe(output.flatten()[-4:])}: you limit codes that are in a byte already, where "
+                "they have wrapped around."
+            ),
+        ),
+        Misconception(
             "no_limits",
             lambda x, scale, zero_point, bits=8: (torch.round(x / scale) + zero_point).int(),
             lambda case, output: (
@@ -271,6 +279,9 @@ def _bound_cases(generator: torch.Generator) -> list[Case]:
     ]
 
 
+_NONE = torch.zeros(1, dtype=torch.int32)  # the zero point of symmetric codes
+
+
 def _bounds(x, clip, bits, levels=None, factor=0.5, signed=False, extra=0.0, inside=1.0):
     half = factor * clip / (levels or (2 ** (bits - 1) - 1))
     size = x if signed else x.abs()
@@ -309,6 +320,22 @@ BOUNDS = Exercise(
             lambda case, output: (
                 f"For x = {describe(case.args[0])} and clip = {case.args[1]:.3g} all bounds are {describe(output.flatten()[0])}. "
                 f"A value of {float(case.args[0].abs().max()):.3g} becomes ±{case.args[1]:.3g}: it is off by more than half a step."
+            ),
+        ),
+        Misconception(
+            "the_error_itself",
+            lambda x, clip, bits=8: (x - fake_quantize(x, torch.tensor([clip / (2 ** (bits - 1) - 1)]), _NONE, bits)).abs(),
+            lambda case, output: (
+                f"For x = {describe(case.args[0].flatten()[:3])} you compute how far off *these* values are. A bound holds for every value that lies "
+                "inside, also for one halfway between two levels."
+            ),
+        ),
+        Misconception(
+            "all_the_codes",
+            lambda x, clip, bits=8: _bounds(x, clip, bits, levels=2**bits - 1, factor=1.0),
+            lambda case, output: (
+                f"Your step is 2 · clip / {2 ** case.args[2] - 1}, as if all {2 ** case.args[2]} codes lay between the ends. Symmetric codes leave one out; "
+                "how many steps are there from 0 to clip?"
             ),
         ),
         Misconception(
@@ -412,6 +439,16 @@ GROUPS = Exercise(
             lambda case, output: (
                 f"A code below its zero point comes back as something large ({float(output.max()):.4g} in your answer): codes and zero points "
                 "are bytes without a sign, and in these 9 − 10 is 255."
+            ),
+        ),
+        Misconception(
+            "bytes_with_a_sign",
+            lambda codes, scale, zero_point, block=None: (
+                (codes - _wide(zero_point, codes.shape[1])).to(torch.int8).float() * _wide(scale, codes.shape[1])
+            ),
+            lambda case, output: (
+                f"Codes far from their zero point come back on the wrong side ({float(output.min()):.4g} to {float(output.max()):.4g} in your answer): "
+                "a byte with a sign ends at −128 and 127, and differences of two codes go further."
             ),
         ),
         Misconception(
@@ -573,18 +610,23 @@ QUESTIONS = (
         number=64.0,
         tolerance=0.0,
         explanation="The scale is 2 / 255, and 0 lies 0.5 / (2 / 255) = 63.75 steps above the lower end: rounded, code 64.",
+        slips=(
+            (63.75, "So many steps lie below 0. Is that a code?"),
+            (63.0, "Cut off, not rounded: which whole number is nearest?"),
+            (128.0, "The middle of the codes would stand for the middle of the range. Is that 0?"),
+        ),
     ),
     Question(
         "zero_point_not_whole",
         "A library keeps the zero point as a float, 63.75 in the example above, so that both ends of the range are met exactly. What breaks first?",
         (
-            Choice("The largest values: they no longer fit", "They fit even better: both ends now lie exactly on a code."),
             Choice(
                 "Exact zeros: padding, pruned weights and the output of a ReLU come back as a small number",
                 "No code stands for 0, so every exact zero is off by a quarter of a step, all in the same direction. One such error is harmless; "
                 "a sum over thousands of zeros is not, and a pruned weight is no longer pruned.",
                 right=True,
             ),
+            Choice("The largest values: they no longer fit", "They fit even better: both ends now lie exactly on a code."),
             Choice(
                 "Nothing: a quarter of a step is less than the rounding error of the other values",
                 "It is smaller than theirs, but theirs have both signs and cancel in a sum; these all have the same.",
@@ -600,13 +642,13 @@ QUESTIONS = (
                 "That frees the other rows. In the row of the outlier the step is as long as before.",
             ),
             Choice(
+                "A zero point",
+                "A zero point moves the range; it does not make it narrower where both signs occur.",
+            ),
+            Choice(
                 "A scale for each group of 64 neighbours",
                 "Now only the 63 neighbours in its group share the long step; the rest of the row is free. The price is a scale for every 64 weights.",
                 right=True,
-            ),
-            Choice(
-                "A zero point",
-                "A zero point moves the range; it does not make it narrower where both signs occur.",
             ),
             Choice(
                 "Rounding to even instead of away from zero",

@@ -344,17 +344,18 @@ def _tree_cases(generator: torch.Generator) -> list[Case]:
     return [
         Case("two layers", (*two, [])),
         Case("three layers", (*three, [])),
-        Case("the cheapest node is small", ({"a": 5.0, "b": 1.0}, {"a": 100, "b": 4}, [])),
-        Case("the largest node is dear", ({"a": 90.0, "b": 1.0}, {"a": 300, "b": 50}, [])),
-        Case("a block is gone already", (*three, ["layer.0.neurons"]), part="later rounds"),
+        Case("a cheapest node that is small", ({"a": 5.0, "b": 1.0}, {"a": 100, "b": 4}, [])),
+        Case("a largest node that is dear", ({"a": 90.0, "b": 1.0}, {"a": 300, "b": 50}, [])),
+        Case("a block that is gone already", (*three, ["layer.0.neurons"]), part="later rounds"),
         Case(
             "a layer of which one block is left",
             ({"a": 8.0, "a.heads": 7.0, "a.neurons": 6.0, "b": 9.0}, {"a.heads": 10, "a.neurons": 90, "b": 60}, ["a.neurons"]),
             part="later rounds",
         ),
-        Case("what is gone costs nothing", ({"a": 0.0, "b": 3.0, "c": 2.0}, {"a": 10, "b": 10, "c": 4}, ["a"]), part="later rounds"),
+        Case("something gone whose cost is 0", ({"a": 0.0, "b": 3.0, "c": 2.0}, {"a": 10, "b": 10, "c": 4}, ["a"]), part="later rounds"),
         Case("twelve layers", (*many, []), part="names"),
         Case("layer.1 and layer.10", (named, inside, []), part="names"),
+        Case("two nodes of the same price", ({"a": 3.0, "b": 1.0, "c": 2.0}, {"a": 8, "b": 4, "c": 8}, []), part="equals"),
         Case("a removal that helps", ({"a": -0.5, "b": 0.0, "c": 1.0}, {"a": 40, "b": 10, "c": 1000}, []), part="helps"),
     ]  # fmt: skip
 
@@ -375,6 +376,21 @@ def _decide(costs, parameters, gone, price, end="."):
 def _counts_the_gone(costs, parameters, gone):
     all_of_it, left = _freed(costs, parameters, []), _freed(costs, parameters, gone)
     return min((n for n in costs if left[n]), key=lambda n: costs[n] / all_of_it[n])
+
+
+def _knows_no_gone(costs, parameters, gone):
+    freed = _freed(costs, parameters, [])
+    return min((n for n in costs if freed[n]), key=lambda n: costs[n] / freed[n])
+
+
+def _leaves_only(costs, parameters, gone):
+    left = {n: parameters[n] for n in costs if n in parameters and n not in gone}
+    return min(left, key=lambda n: costs[n] / left[n])
+
+
+def _last_of_equals(costs, parameters, gone):
+    freed = _freed(costs, parameters, gone)
+    return min((n for n in reversed(costs) if freed[n]), key=lambda n: costs[n] / freed[n])
 
 
 def _most_per_cost(costs, parameters, gone):
@@ -435,6 +451,23 @@ TREE = Exercise(
             lambda case, output: f"You choose {output!r}, of which nothing is left: {case.args[2]} went before. It would be chosen for ever.",
         ),
         Misconception(
+            "knows_no_gone",
+            _knows_no_gone,
+            lambda case, output: f"You choose {output!r} as if nothing were gone; {case.args[2]} went before. What is left to free?",
+        ),
+        Misconception(
+            "leaves_only",
+            _leaves_only,
+            lambda case, output: (
+                f"You choose {output!r}: only nodes that are leaves themselves are weighed. What does a node free that has leaves inside?"
+            ),
+        ),
+        Misconception(
+            "last_of_equals",
+            _last_of_equals,
+            lambda case, output: f"You choose {output!r}, and another one before it in `costs` has the same price. The first one is asked for.",
+        ),
+        Misconception(
             "name_without_dot",
             lambda costs, parameters, gone: _decide(costs, parameters, gone, lambda cost, freed: cost / freed, end=""),
             lambda case, output: (
@@ -462,6 +495,11 @@ QUESTIONS = (
         number=769.0,
         tolerance=0.0,
         explanation="A row of the first matrix (384), its bias (1) and a column of the second (384): 769. The output's bias stays.",
+        slips=(
+            (768.0, "A row and a column. Does nothing else belong to a neuron?"),
+            (770.0, "One too many: the biases of the outputs belong to no neuron."),
+            (384.0, "One of the two matrices. What reads this neuron?"),
+        ),
     ),
     Question(
         "a_head_with_zero_queries",
@@ -488,13 +526,13 @@ QUESTIONS = (
                 "Not after compacting: the matrices are smaller. That is the fault of the masked model.",
             ),
             Choice(
+                "The processor slows down for small matrices only",
+                "Small ones are used less well, true, but matrices of this size are not small; and what is no matrix product does not shrink at all.",
+            ),
+            Choice(
                 "Parts of the work do not shrink with the units",
                 "Embeddings, LayerNorms, residual sums and the start of each operation stay. Removing a layer takes its share of them along.",
                 right=True,
-            ),
-            Choice(
-                "The processor slows down for small matrices only",
-                "Small ones are used less well, true, but matrices of this size are not small; and what is no matrix product does not shrink at all.",
             ),
         ),
     ),
