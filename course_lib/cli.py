@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from course_lib import __version__
-from course_lib.commands import bench, compression, learning, lessons, levers, peers, search, sweeps, techniques, training
+from course_lib.commands import bench, compression, grading, learning, lessons, levers, peers, search, sweeps, techniques, training
 from course_lib.errors import CourseError
 
 app = typer.Typer(
@@ -37,6 +37,8 @@ for command in (
     lessons.build,
     learning.progress,
     learning.check,
+    grading.release,
+    grading.grade,
 ):
     app.command()(command)
 

@@ -41,13 +41,13 @@ def {name}(*args):
     "exits": "import os\ndef {name}(*args):\n    os._exit(0)",
     "kills_itself": "import os, signal\ndef {name}(*args):\n    os.kill(os.getpid(), signal.SIGKILL)",
     "kills_the_parent": "import os, signal\ndef {name}(*args):\n    os.kill(os.getppid(), signal.SIGKILL)",
-    "never_returns": "import signal\ndef {name}(*args):\n    signal.signal(signal.SIGALRM, signal.SIG_IGN)\n    while True: pass",
     "reads_the_library": "def {name}(*args):\n    import course_lib.exercises.registry as r\n    return r.find('{name}').reference(*args)",
     "patches_torch": """import torch
 torch.equal = torch.allclose = lambda *args, **kwargs: True
 torch.Tensor.__eq__ = lambda self, other: True
 def {name}(*args):
     return 0""",
+    "never_returns": "import signal\ndef {name}(*args):\n    signal.signal(signal.SIGALRM, signal.SIG_IGN)\n    while True: pass",
     "floods": "def {name}(*args):\n    while True: print('x' * 10**6)",
 }
 BROKEN = {  # what is handed in instead of the text of a good notebook
@@ -78,12 +78,15 @@ def cell_of(answer) -> str:
     """An answer of ``tests/wrong_answers`` as a learner's cell: under the exercise's name, with the imports and helpers it uses."""
     module = ast.parse(Path(inspect.getfile(answer.function)).read_text("utf-8"))
     provides = {name: node for node in module.body for name in _names(node)}
-    wanted, queue = [], [answer.name]
+    first = inspect.getsourcelines(answer.function)[1]  # two answers may have one name: its decorator's line tells
+    own = next(n for n in module.body if min([n.lineno, *(d.lineno for d in getattr(n, "decorator_list", []))]) == first)
+    provides[answer.name] = own
+    wanted, queue = [], [own]
     while queue:
-        node = provides.get(queue.pop())
-        if node is not None and node not in wanted:
+        node = queue.pop()
+        if node not in wanted:
             wanted.append(node)
-            queue += [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
+            queue += [provides[n.id] for n in ast.walk(node) if isinstance(n, ast.Name) and n.id in provides]
     wanted = [ast.parse(ast.unparse(node)).body[0] for node in module.body if node in wanted]
     for top in wanted:
         for node in ast.walk(top):
@@ -154,7 +157,7 @@ def _cell(nb: dict, key: str, name: str) -> dict:
 
 def students(count: int, rng: random.Random) -> list[tuple[str, str]]:
     """``(name, kind)`` of so many students: the first ones show every kind, the others are drawn as in a class."""
-    each = ["solved", "right", "wrong", "partial", "untouched", "mixed", *HOSTILE, *BROKEN]
+    each = ["solved", "right", "wrong", "partial", "untouched", "mixed", *BROKEN, *HOSTILE]
     drawn = rng.choices(["right", "wrong", "partial", "mixed", "untouched"], [5, 3, 3, 6, 1], k=max(0, count - len(each)))
     kinds = (each + drawn)[:count]
     return [(f"{number:03d}_{kind}", kind) for number, kind in enumerate(kinds, start=1)]

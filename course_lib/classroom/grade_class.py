@@ -39,18 +39,21 @@ class Settings:
     Attributes:
         seed: that cases are drawn from.
         engine: ``functions`` or ``kernel``.
+        reference_earns: False where answers that call the library's own earn nothing.
         tier: of confinement; of those who are not graded at all, since a submission's own is in its verdict.
         code: a hash of the course's code that judges.
     """
 
     seed: int
     engine: str
+    reference_earns: bool
     tier: str
     code: str
 
     def key(self, submission: Submission) -> str:
         """The name of a verdict: equal when it would be the same."""
-        return digest(submission.student, submission.lesson, submission.sha256, self.seed, self.engine, self.code)
+        judged_by = self.seed, self.engine, self.reference_earns, self.code
+        return digest(submission.student, submission.lesson, submission.sha256, *judged_by)
 
 
 @dataclass(frozen=True)
@@ -152,20 +155,8 @@ def _pieces(work: Iterable[tuple[str, Submission]], failed: dict[str, str]) -> I
 
 def ungraded(submission: Submission, exercises: Sequence[str], settings: Settings, why: str) -> Result:
     """The verdict on what could not be graded: no points, the reason, a flag for the instructor."""
-    none = tuple(ExerciseResult(e.id, 0.0, e.points, "missing", why) for e in map(find, exercises))
+    none = tuple(ExerciseResult(e.id, 0.0, float(e.points), "missing") for e in map(find, exercises))
     return Result(
         submission.student, submission.lesson, submission.sha256, __version__, settings.seed, settings.tier, settings.engine,
         none, flags=(NOT_GRADED,), error=why,
     )  # fmt: skip
-
-
-def without_reference(results: Iterable[Result]) -> list[Result]:
-    """Results in which answers that hand their work to the library earn nothing."""
-    from course_lib.classroom.results import CALLS_REFERENCE
-
-    message = "This answer calls the library's own function instead of doing the work, which earns nothing here."
-
-    def settled(e: ExerciseResult) -> ExerciseResult:
-        return replace(e, points=0.0, verdict="refused", message=message) if CALLS_REFERENCE in e.flags else e
-
-    return [replace(r, exercises=tuple(map(settled, r.exercises))) for r in results]

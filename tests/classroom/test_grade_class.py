@@ -13,7 +13,7 @@ import pytest
 from stand_ins import HALF, LESSON, LESSONS, PART, SOLVED, WRONG, grader, in_this_process, result_of, unable
 
 from course_lib.classroom import workers
-from course_lib.classroom.grade_class import NOT_GRADED, Settings, grade_class, locked, seed_of, ungraded, without_reference
+from course_lib.classroom.grade_class import NOT_GRADED, Settings, grade_class, locked, seed_of, ungraded
 from course_lib.classroom.grading_log import GradingLog
 from course_lib.classroom.hand_back import hand_back
 from course_lib.classroom.parts import OpenQuestion
@@ -22,7 +22,7 @@ from course_lib.classroom.submissions import collect
 from course_lib.classroom.workers import Failed, dask, local
 from course_lib.errors import CourseError
 
-SETTINGS = Settings(3, "functions", "landlock", "code")
+SETTINGS = Settings(3, "functions", True, "landlock", "code")
 QUESTIONS = [OpenQuestion(LESSON, "why_zeros", 3.0, "Why?", "Because.")]
 ABOUT = {"version": "1.0", "engine": "functions", "tier": "landlock", "seed": 3}
 two_workers = functools.partial(local, workers=2)
@@ -110,6 +110,7 @@ def test_another_seed_or_engine_grades_again(tmp_path, handed_in):
     source, out = handed_in(anna=WRONG), tmp_path / "out"
     assert [graded(source, out, settings=s).anew for s in (SETTINGS, replace(SETTINGS, seed=4))] == [1, 1]
     assert graded(source, out, settings=replace(SETTINGS, engine="kernel")).anew == 1
+    assert graded(source, out, settings=replace(SETTINGS, reference_earns=False)).anew == 1
     assert graded(source, out, settings=replace(SETTINGS, code="mended")).anew == 1
     assert graded(source, out, settings=replace(SETTINGS, tier="bubblewrap")).anew == 0, "a verdict does not depend on that"
 
@@ -202,13 +203,6 @@ def test_the_seed_is_kept_with_the_results_and_drawn_when_none_is_given(tmp_path
 def test_two_runs_do_not_write_into_one_folder(tmp_path):
     with locked(tmp_path), pytest.raises(CourseError, match="another run"), locked(tmp_path):
         raise AssertionError
-
-
-def test_answers_that_call_the_library_earn_nothing_where_the_instructor_says_so():
-    calls, own = result_of("anna", LESSON, SOLVED + b" library"), result_of("ben", LESSON, SOLVED)
-    settled = without_reference([calls, own])
-    assert settled[1] == own and calls.points == 2 and settled[0].points == 0
-    assert settled[0].exercises[0].verdict == "refused" and "calls the library's own" in settled[0].exercises[0].message
 
 
 def test_a_submission_of_no_lesson_has_no_exercises(tmp_path, handed_in):
