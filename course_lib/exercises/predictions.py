@@ -10,6 +10,7 @@ from course_lib.exercises.card import Card
 from course_lib.exercises.mode import headless
 from course_lib.exercises.progress import read_progress, record_measurement, record_prediction
 
+ASKED: dict[str, str] = {}  # name → unit of the predictions that were asked for in this session, made or not
 THOUSANDS = re.compile(r"-?[1-9]\d{0,2}([ _,]\d{3})+(\.\d*)?")
 
 
@@ -25,6 +26,7 @@ def predict(
         choices: for a choice instead of a number.
         answer: the prediction itself, for those who rather type than press: ``predict(…, answer=75)``.
     """
+    ASKED[name] = unit
     kept = read_progress()["predictions"].get(name)
     if kept is not None:
         said = f"Your prediction: {with_unit(kept['value'], kept['unit'])}. It is kept"
@@ -53,7 +55,7 @@ def reveal(name: str, measured: float | str, unit: str = "", digits: int = 3) ->
     Args:
         name: of the prediction.
         measured: the number, or the choice, that came out; a tensor or NumPy number is as good.
-        unit: of the number, where no prediction has one.
+        unit: of the number, where nobody was asked for one with a unit.
         digits: significant digits shown.
     """
     if not isinstance(measured, str):
@@ -62,7 +64,7 @@ def reveal(name: str, measured: float | str, unit: str = "", digits: int = 3) ->
         entry = record_measurement(name, measured)
     except CourseError:
         entry = read_progress()["predictions"].get(name)
-    unit = (entry or {}).get("unit") or unit
+    unit = (entry or {}).get("unit") or ASKED.get(name) or unit
     title = f"Measured: {with_unit(measured, unit, digits)}"
     if entry is None:
         Card("note", title, ["You made no prediction for this one. The next one is worth the ten seconds."]).show()

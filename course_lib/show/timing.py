@@ -124,7 +124,7 @@ def f1_and_speed(points: Sequence[Mapping], batch: str = "1"):
     )
     plain_ticks(axes.xaxis)
     axes.grid(alpha=0.3)
-    axes.margins(x=0.18, y=0.15)
+    axes.margins(x=0.22, y=0.15)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
     return figure

@@ -106,6 +106,14 @@ def test_without_a_prediction_there_is_only_the_measurement(said):
     assert predictions() == {}
 
 
+def test_a_measurement_has_the_unit_that_was_asked_for_though_nobody_answered(said):
+    predict("share", "How much?", unit="%")
+    reveal("share", 29.9)
+    assert said().endswith(
+        "• Measured: 29.9 %\n  You made no prediction for this one. The next one is worth the ten seconds.\n"
+    )
+
+
 def test_where_progress_cannot_be_kept_nothing_raises(said, progress, monkeypatch):
     predict("size", "?", answer=1)
     said()
