@@ -20,6 +20,7 @@ from course_lib.commands.options import (
     RecipeName,
     Repair,
     Seed,
+    TaskName,
     Threads,
     open_context,
     open_corpus,
@@ -31,6 +32,7 @@ from course_lib.errors import CourseError
 
 def compress(
     data: Data = "generated",
+    task: TaskName = "ner",
     encoder: Encoder = "minilm",
     recipe: RecipeName = "quick",
     out: Annotated[
@@ -54,10 +56,10 @@ def compress(
     from course_lib.recipes.recipe import load_recipe
 
     chosen = load_recipe(recipe)
-    context = open_context(data, seed, threads, artifacts, force, repair, log_dir)
+    context = open_context(data, seed, threads, artifacts, force, repair, log_dir, task)
     from course_lib.recipes.compress import compress as run
 
-    target = out or artifacts / ("course" if data == "generated" else context.corpus.name)
+    target = out or artifacts / ("course" if data == "generated" and task == "ner" else context.corpus.name)
     try_outputs(target / "model", json_file)
     card = run(context, encoder, chosen, target)
     print_scorecard(card, Console(width=None if sys.stdout.isatty() else 150))
@@ -77,6 +79,8 @@ def predict(
 ) -> None:
     """Find names in plain text: a JSON line for each sentence, with character offsets into the text (or input line).
 
+    A classifier says a label and its probabilities for each text instead.
+
     Example: `course predict --model artifacts/course/model "Ana Ruiz left Chelsea for Lisbon."`
     """
     if not text:
@@ -87,7 +91,7 @@ def predict(
     from course_lib.deploy.engines import max_pieces, open_model
     from course_lib.machine import processors
     from course_lib.models.zoo import load_tokenizer
-    from course_lib.ner.predict import predict_text
+    from course_lib.tasks import task_of
 
     if engine:
         from course_lib.deploy.fastest import choose, open_with
@@ -95,8 +99,8 @@ def predict(
         run, tags = open_with(model, *choose(model, engine, threads or processors()))
     else:
         run, tags = open_model(model, threads or processors())
-    tokenizer, limit = load_tokenizer(model), max_pieces(read_json(model / "config.json"))
-    for record in predict_text(_texts(text), run, tokenizer, tags, max_pieces=limit):
+    config = read_json(model / "config.json")
+    for record in task_of(config).prose(_texts(text), run, load_tokenizer(model), tags, max_pieces=max_pieces(config)):
         print(json.dumps(record, ensure_ascii=False), flush=True)
 
 
@@ -113,6 +117,7 @@ def _texts(arguments: list[str]) -> Iterator[str]:
 def score(
     model: Model = Path("artifacts/course/model"),
     data: Data = "generated",
+    task: TaskName = "ner",
     split: Annotated[str, typer.Option(help="`validation`, `test`, or `natural` (the hand-written set).")] = "test",
     seed: Seed = 0,
     threads: Threads = None,
@@ -133,7 +138,7 @@ def score(
 
         sentences, name = [n.sentence for n in load_natural()], "natural"
     elif split in ("validation", "test"):
-        corpus = open_corpus(data, seed, artifacts, repair)
+        corpus = open_corpus(data, seed, artifacts, repair, task)
         sentences, name = getattr(corpus, split), corpus.name
     else:
         raise CourseError(f"--split {split}: expected validation, test or natural.")

@@ -14,6 +14,7 @@ from course_lib.commands.options import (
     RecipeName,
     Repair,
     Seed,
+    TaskName,
     Threads,
     open_context,
     try_outputs,
@@ -23,6 +24,7 @@ from course_lib.commands.options import (
 
 def levers(
     data: Data = "generated",
+    task: TaskName = "ner",
     encoder: Encoder = "minilm",
     recipe: RecipeName = "quick",
     only: Annotated[
@@ -56,13 +58,13 @@ def levers(
     each = {name: r for name, r in each.items() if name == BASE or not only or any(text in name for text in only)}
     try_outputs(None, json_file)
     require_writable(artifacts)
-    context = open_context(data, seed, threads, artifacts, False, repair, log_dir)
+    context = open_context(data, seed, threads, artifacts, False, repair, log_dir, task)
     from course_lib.machine import machine
     from course_lib.recipes.stages import CODE, check_recipe
     from course_lib.recipes.trial import Judge
 
     for one in each.values():
-        check_recipe(encoder, one)
+        check_recipe(encoder, one, task)
     judge = Judge(context, encoder, each[BASE])
     with bar("levers", len(each)) as advance:
 
@@ -76,7 +78,7 @@ def levers(
         "date": datetime.date.today().isoformat(), "seed": seed, "machine": machine(context.threads), "data": context.corpus.figures(),
         "recipe": each[BASE].name, "teacher_f1": round(judge.f1, 5), "rows": rows,
     }  # fmt: skip
-    target = artifacts / ("levers" if data == "generated" else f"levers-{context.corpus.name}")
+    target = artifacts / ("levers" if data == "generated" and task == "ner" else f"levers-{context.corpus.name}")
     write_json(target.with_name(f"{target.name}.json"), table)
     write_text(target.with_name(f"{target.name}.md"), markdown(table))
     write_figures(json_file, table)

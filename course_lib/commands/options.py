@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,6 +27,13 @@ Artifacts = Annotated[Path, typer.Option(help="Folder for everything that is mad
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file as JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Make everything again, even what is cached.")]
 Repair = Annotated[bool, typer.Option("--repair", help="Mend illegal tag transitions in the data instead of stopping.")]
+TaskName = Annotated[
+    Literal["ner", "classification"],
+    typer.Option(
+        help="What is learnt: `ner`, a tag for each word; or `classification`, a label for each text (then `--data` is `generated` or "
+        "a folder with train.tsv, a label, a tab and a text a line)."
+    ),
+]
 RecipeName = Annotated[str, typer.Option("--recipe", "--preset", help="A preset (`quick`) or a recipe as a .toml file.")]
 LogDir = Annotated[
     Path | None,
@@ -35,12 +42,20 @@ LogDir = Annotated[
 Model = Annotated[Path, typer.Option(help="A model folder, such as artifacts/course/model.")]
 
 
-def open_corpus(data: str, seed: int, artifacts: Path, repair: bool = False):
+def open_corpus(data: str, seed: int, artifacts: Path, repair: bool = False, task: str = "ner"):
     """The corpus by name; the generated one is also written out, so that it can be looked at."""
     from course_lib.console import say
     from course_lib.data.corpus import load_corpus
 
-    if data != "generated":
+    if task == "classification":
+        from course_lib.data.texts import generate_texts, load_texts, write_texts
+
+        corpus = generate_texts(seed) if data == "generated" else load_texts(data, seed)
+        folder = artifacts / "corpus" / f"messages-{corpus.fingerprint()[:12]}"
+        for name, part in (("train", corpus.train), ("dev", corpus.validation), ("test", corpus.test)):
+            if data == "generated" and not (folder / f"{name}.tsv").exists():
+                write_texts(folder / f"{name}.tsv", part)
+    elif data != "generated":
         corpus = load_corpus(data, seed, repair)
     else:
         from course_lib.data.conll import write_conll
@@ -51,22 +66,24 @@ def open_corpus(data: str, seed: int, artifacts: Path, repair: bool = False):
         for name, part in (("train", corpus.train), ("dev", corpus.validation), ("test", corpus.test)):
             if not (folder / f"{name}.txt").exists():
                 write_conll(folder / f"{name}.txt", part)
-    say(f"corpus {corpus.name}: {len(corpus.train)} / {len(corpus.validation)} / {len(corpus.test)} sentences; {corpus.splits}")
+    what = "sentences" if task == "ner" else "texts"
+    say(f"corpus {corpus.name}: {len(corpus.train)} / {len(corpus.validation)} / {len(corpus.test)} {what}; {corpus.splits}")
     for note in corpus.notes:
         say(f"  {note}")
     return corpus
 
 
 def open_context(
-    data: str, seed: int, threads: int | None, artifacts: Path, force: bool, repair: bool, log_dir: Path | None = None
-):
+    data: str, seed: int, threads: int | None, artifacts: Path, force: bool, repair: bool, log_dir: Path | None = None,
+    task: str = "ner",
+):  # fmt: skip
     """The corpus, cache, seed, threads and tracker of a command's stages; ``threads`` None takes all processors."""
     from course_lib.artifacts import Cache
     from course_lib.machine import processors
     from course_lib.tracking import Tracker
 
     tracker = Tracker(log_dir)
-    corpus = open_corpus(data, seed, artifacts, repair)
+    corpus = open_corpus(data, seed, artifacts, repair, task)
     from course_lib.recipes.teacher import Context
 
     context = Context.create(corpus, Cache(artifacts / "cache", force), seed, threads or processors())

@@ -13,6 +13,7 @@ from course_lib.commands.options import (
     LogDir,
     Repair,
     Seed,
+    TaskName,
     Threads,
     open_context,
     try_outputs,
@@ -40,6 +41,7 @@ def search(
         typer.Option(metavar="URL", help="Database that machines share; default: sqlite:///ARTIFACTS/search/NAME.db."),
     ] = None,
     data: Data = "generated",
+    task: TaskName = "ner",
     encoder: Encoder = "minilm",
     seed: Seed = 0,
     threads: Threads = None,
@@ -68,7 +70,7 @@ def search(
     optuna_library()
     try_outputs(None, json_file)
     require_writable(artifacts / "search")
-    context = open_context(data, seed, threads, artifacts, False, repair, log_dir)
+    context = open_context(data, seed, threads, artifacts, False, repair, log_dir, task)
     from course_lib.machine import machine
     from course_lib.models.zoo import WEIGHTS, find_encoder
     from course_lib.recipes.stages import CODE, check_recipe
@@ -76,8 +78,8 @@ def search(
 
     recipes = list(chosen.each())
     for recipe in recipes:
-        check_recipe(encoder, recipe)
-    name = chosen.name if data == "generated" else f"{chosen.name}-{context.corpus.name}"
+        check_recipe(encoder, recipe, task)
+    name = chosen.name if data == "generated" and task == "ner" else f"{chosen.name}-{context.corpus.name}"
     target = artifacts / "search" / name
     try:
         with FileLock(artifacts / "search" / ".lock", timeout=0):

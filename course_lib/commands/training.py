@@ -15,6 +15,7 @@ from course_lib.commands.options import (
     RecipeName,
     Repair,
     Seed,
+    TaskName,
     Threads,
     open_context,
     try_outputs,
@@ -48,6 +49,7 @@ def doctor(
 
 def prepare(
     data: Data = "generated",
+    task: TaskName = "ner",
     encoder: Encoder = "minilm",
     recipe: RecipeName = "quick",
     seed: Seed = 0,
@@ -66,10 +68,10 @@ def prepare(
 
     chosen = load_recipe(recipe)
     try_outputs(None, json_file)
-    context = open_context(data, seed, threads, artifacts, force, repair, log_dir)
+    context = open_context(data, seed, threads, artifacts, force, repair, log_dir, task)
     from course_lib.recipes.stages import check_recipe, make_ensemble, make_student
 
-    check_recipe(encoder, chosen)
+    check_recipe(encoder, chosen, task)
     teachers = make_ensemble(context, encoder, chosen)
     teacher, student = teachers[0], make_student(context, teachers, chosen)
     figures = {"data": context.corpus.figures(), "teacher": str(teacher), "student": str(student)}
@@ -80,6 +82,7 @@ def prepare(
 def train(
     out: Annotated[Path | None, typer.Option(help="Copy the trained model to this folder.")] = None,
     data: Data = "generated",
+    task: TaskName = "ner",
     encoder: Encoder = "minilm",
     epochs: Annotated[int, typer.Option(min=1, max=1000, help="Passes over the training text.")] = 4,
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Sentences in a step.")] = 32,
@@ -108,7 +111,7 @@ def train(
 
     try_outputs(out, json_file)
     recipe = replace(load_recipe("quick"), teacher=Training(epochs, batch_size, learning_rate, patience=patience))
-    context = open_context(data, seed, threads, artifacts, force, repair, log_dir)
+    context = open_context(data, seed, threads, artifacts, force, repair, log_dir, task)
     from course_lib.recipes.teacher import make_teacher
 
     folder = make_teacher(context, encoder, recipe, pretrained=not from_scratch)

@@ -22,6 +22,11 @@ class Corpus:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def task(self) -> str:
+        """What a model of this corpus does (:mod:`course_lib.tasks`): it says a tag for each word."""
+        return "ner"
+
+    @property
     def tags(self) -> list[str]:
         """Labels of a model trained on this corpus: from the training sentences, O first."""
         return tag_list(s.tags for s in self.train)
@@ -84,7 +89,27 @@ def _note(file: ConllFile) -> str:
 
 
 def _split(name: str, parts: dict[str, list[Sentence]], seed: int, notes: list[str]) -> Corpus:
-    """Fill in the splits a corpus lacks, and say how."""
+    corpus = Corpus(name, *fill_splits(parts, seed), notes)
+    if not corpus.types:
+        raise CourseError(f"{name}: no entity in its {len(corpus.train)} training sentences, so there is nothing to learn.")
+    for split, sentences in (("validation", corpus.validation), ("test", corpus.test)):
+        unseen = {split_tag(t)[1] for s in sentences for t in s.tags} - corpus.types - {""}
+        if unseen:
+            corpus.notes.append(f"{split} has types never seen in training, all of them counted as misses: {sorted(unseen)}")
+    return corpus
+
+
+def fill_splits(parts: dict[str, list], seed: int) -> tuple[list, list, list, str]:
+    """Fill in the splits a corpus lacks, and say how.
+
+    Args:
+        parts: sentences of ``train`` and, if there are, of ``dev`` and ``test``.
+        seed: draws what is missing.
+    Returns:
+        Training, validation and test sentences, and where they are from, in words.
+    Raises:
+        CourseError: too few training sentences to draw from.
+    """
     train = list(parts["train"])
     dev, test = parts.get("dev"), parts.get("test")
     if dev is not None and test is not None:
@@ -99,17 +124,10 @@ def _split(name: str, parts: dict[str, list[Sentence]], seed: int, notes: list[s
     else:
         train, (dev, test) = _draw(train, seed, 2)
         splits = f"train.txt alone: validation and test are a tenth each, drawn with seed {seed}"
-    corpus = Corpus(name, train, dev, test, splits, notes)
-    if not corpus.types:
-        raise CourseError(f"{name}: no entity in its {len(train)} training sentences, so there is nothing to learn.")
-    for split, sentences in (("validation", dev), ("test", test)):
-        unseen = {split_tag(t)[1] for s in sentences for t in s.tags} - corpus.types - {""}
-        if unseen:
-            corpus.notes.append(f"{split} has types never seen in training, all of them counted as misses: {sorted(unseen)}")
-    return corpus
+    return train, dev, test, splits
 
 
-def _draw(sentences: list[Sentence], seed: int, count: int) -> tuple[list[Sentence], list[list[Sentence]]]:
+def _draw(sentences: list, seed: int, count: int) -> tuple[list, list[list]]:
     """Take ``count`` tenths (at least one sentence each) out of ``sentences``, order kept."""
     size = max(1, len(sentences) // 10)
     if len(sentences) <= count * size:

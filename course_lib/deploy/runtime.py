@@ -19,7 +19,7 @@ from course_lib.deploy.engines import max_pieces, open_onnx
 from course_lib.errors import CourseError
 from course_lib.machine import processors
 from course_lib.models.zoo import load_tokenizer
-from course_lib.ner.predict import predict_text
+from course_lib.tasks import task_of
 
 
 class Runtime:
@@ -37,11 +37,13 @@ class Runtime:
         if not (folder / "model.onnx").is_file():
             raise CourseError(f"{folder}: no model.onnx there. `make course` makes artifacts/course/model.")
         self.engine, self.tags = open_onnx(folder, threads or processors())
-        self.tokenizer, self.limit = load_tokenizer(folder), max_pieces(read_json(folder / "config.json"))
+        config = read_json(folder / "config.json")
+        self.tokenizer, self.limit, self.task = load_tokenizer(folder), max_pieces(config), task_of(config)
 
     def entities(self, texts: Iterable[str], at_once: int = 1) -> Iterator[dict]:
-        """Entities of running prose, one record for each sentence: see :func:`course_lib.ner.predict.predict_text`."""
-        return predict_text(texts, self.engine, self.tokenizer, self.tags, at_once=at_once, max_pieces=self.limit)
+        """What the model says of running prose: entities, a record for each sentence (:func:`course_lib.ner.predict.predict_text`);
+        or a label, a record for each text (:func:`course_lib.classification.predict.classify_text`)."""
+        return self.task.prose(texts, self.engine, self.tokenizer, self.tags, at_once=at_once, max_pieces=self.limit)
 
 
 def main(arguments: list[str] | None = None) -> int:

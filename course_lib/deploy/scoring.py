@@ -10,7 +10,7 @@ from course_lib.deploy.engines import max_pieces, open_model
 from course_lib.errors import CourseError
 from course_lib.models.zoo import load_tokenizer
 from course_lib.ner.evaluate import f1_interval, per_type
-from course_lib.ner.predict import predict_tags
+from course_lib.tasks import NER, task_of
 
 NOT_SHIPPED = ("history.json", "scorecard.json")
 
@@ -18,7 +18,7 @@ NOT_SHIPPED = ("history.json", "scorecard.json")
 def score_model(
     folder: Path, sentences: Sequence[Sentence], threads: int, seed: int = 0, known_types_only: bool = False
 ) -> dict:
-    """Entity F1 of a model folder on sentences.
+    """Entity F1 of a model folder on sentences, or the accuracy of a classifier on texts.
 
     Args:
         folder: a model folder, opened with the engine it ships for.
@@ -34,12 +34,14 @@ def score_model(
         CourseError: a bad folder, or data with types none of which the model knows.
     """
     engine, tags = open_model(folder, threads)
-    limit = max_pieces(read_json(folder / "config.json"))
+    config = read_json(folder / "config.json")
     gold = [s.tags for s in sentences]
-    annotated, learnt = _types(gold), _types([tags])
+    task = task_of(config)
+    annotated, learnt = _types(gold), _types([tags]) if task is NER else {*tags}
     if annotated and not annotated & learnt:
         raise CourseError(f"{folder} knows {sorted(learnt)}, the data {sorted(annotated)}: expected a type in common.")
-    predicted = predict_tags([s.words for s in sentences], engine, load_tokenizer(folder), tags, max_pieces=limit)
+    words, limit = [s.words for s in sentences], max_pieces(config)
+    predicted = task.predict(words, engine, load_tokenizer(folder), tags, max_pieces=limit)
     if known_types_only:
         gold = [keep_types(t, learnt) for t in gold]
     predicted = [keep_types(t, annotated) for t in predicted]

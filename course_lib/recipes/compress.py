@@ -20,10 +20,10 @@ from course_lib.measure.scorecard import contender, scorecard
 from course_lib.measure.size import effective_parameters, macs_per_token, stored_parameters
 from course_lib.models.zoo import load_token_classifier, load_tokenizer, model_tags
 from course_lib.ner.evaluate import f1_difference, f1_interval
-from course_lib.ner.predict import predict_tags
 from course_lib.recipes.recipe import Recipe
 from course_lib.recipes.stages import check_recipe, make_ensemble, make_onnx, make_student
 from course_lib.recipes.teacher import Context, max_pieces
+from course_lib.tasks import NER, find_task
 
 TIMED = 300  # test sentences that are timed
 ROUNDS = 3
@@ -45,7 +45,7 @@ def compress(context: Context, encoder: str, recipe: Recipe, out: Path) -> dict:
     Returns:
         The scorecard.
     """
-    check_recipe(encoder, recipe)
+    check_recipe(encoder, recipe, context.corpus.task)
     teachers = make_ensemble(context, encoder, recipe)
     teacher, student = teachers[0], make_student(context, teachers, recipe)
     folders = {}
@@ -93,7 +93,7 @@ def measure(context: Context, trained: dict[str, Path], folders: dict[tuple[str,
             predictions[name] = {}
             for part, (sentences, _) in parts.items():
                 words = [s.words for s in sentences]
-                predictions[name][part] = predict_tags(
+                predictions[name][part] = find_task(corpus.task).predict(
                     words, run, tokenizers[kind], tags, max_pieces=limits[kind], progress=advance
                 )
 
@@ -161,7 +161,9 @@ def notes(context: Context, rows: list, lengths: dict[str, float], shared: set[s
         "F1 in batches of 32 sorted by length; dynamic int8 takes one activation scale per batch, so its tags can depend on the batch.",
         f"Training: {'bf16 autocast, fp32 weights' if context.bf16 else 'fp32'}. The epoch was chosen on validation; test and natural chose nothing.",
     ]
-    if shared:
+    if context.corpus.task != NER.name:
+        lines.append("F1 is the accuracy: each text has one label.")
+    elif shared:
         missing = {"PER", "ORG", "LOC", "MISC"} - shared
         lines.append(
             "Natural set: hand-written sentences"

@@ -16,7 +16,8 @@ from course_lib.console import bar, say
 from course_lib.data.align import IGNORED, collate, make_windows, pad, pad_id
 from course_lib.data.augment import changed_copies
 from course_lib.data.generated import generate
-from course_lib.data.words import split_sentences
+from course_lib.data.texts import generate_texts
+from course_lib.data.words import split_sentences, split_words
 from course_lib.deploy.engines import FORMAT
 from course_lib.deploy.export import export_onnx, quantize_onnx
 from course_lib.distillation.objective import SOFT_ONLY, LastHidden, distil_objective, teacher_targets
@@ -42,6 +43,7 @@ from course_lib.recipes.teacher import Context, Prepared, fit, make_teacher, max
 from course_lib.redundancy.positions import trim_positions
 from course_lib.redundancy.vocabulary import choose_pieces, count_pieces, trim_vocabulary
 from course_lib.report import Report
+from course_lib.tasks import NER, find_task
 
 CODE = (  # what a student depends on beside the teacher's
     "pruning/scores.py", "pruning/structure.py", "pruning/unit_scores.py", "distillation/losses.py", "distillation/objective.py",
@@ -49,12 +51,17 @@ CODE = (  # what a student depends on beside the teacher's
 )  # fmt: skip
 
 
-def check_recipe(encoder: str, recipe: Recipe) -> None:
-    """Refuse a recipe that the encoder cannot follow, before anything is trained."""
+def check_recipe(encoder: str, recipe: Recipe, task: str = NER.name) -> None:
+    """Refuse a recipe that the encoder or the task cannot follow, before anything is trained."""
     config = read_json(find_encoder(encoder) / CONFIG)
     shape = (config.get(key, 0) for key in ("num_hidden_layers", "intermediate_size", "num_attention_heads"))
     check_fit(recipe, *shape)
     for step in recipe.of(Distil):
+        if step.copies and task != NER.name:
+            raise CourseError(
+                f"recipe {recipe.name!r}: distil: copies = {step.copies} swaps names, which labelled texts do not mark. Leave it out; "
+                "text = FILE or generated = N give a teacher more to label."
+            )
         if step.text and not Path(step.text).is_file():
             raise CourseError(f"recipe {recipe.name!r}: distil: text = {step.text!r} is no file. Expected plain text to label.")
 
@@ -124,13 +131,16 @@ def with_soft_labels(context: Context, distil: Distil, tokenizer: Tokenizer, mod
     """The training windows, then those of the text that only the teacher labels: :data:`SOFT_ONLY` where they are read."""
     limit = max_pieces(model)
     prepared = Prepared.of(context.corpus, tokenizer, model_tags(model), limit)
+    task = find_task(context.corpus.task)
     words = changed_copies(context.corpus.train, distil.copies, context.seed) if distil.copies else []
     if distil.generated:  # of another seed than the corpus, whose validation and test sentences must not come back as text
-        words += [s.words for s in generate(context.seed + 1, {"train": distil.generated, "validation": 1, "test": 1}).train]
+        make = generate if task is NER else generate_texts
+        words += [s.words for s in make(context.seed + 1, {"train": distil.generated, "validation": 1, "test": 1}).train]
     if distil.text:
-        words += [tuple(w.text for w in s) for line in read_text(Path(distil.text)) for s in split_sentences(line)]
+        split = split_sentences if task is NER else (lambda line: [split_words(line)])  # a line is a text to classify
+        words += [tuple(w.text for w in s) for line in read_text(Path(distil.text)) for s in split(line)]
     windows = make_windows(words, tokenizer, limit)
-    read = [[SOFT_ONLY if i in dict(w.heads) else IGNORED for i in range(len(w.ids))] for w in windows]
+    read = [[SOFT_ONLY if i in {*task.read_at(w)} else IGNORED for i in range(len(w.ids))] for w in windows]
     return replace(prepared, windows=prepared.windows + windows, labels=prepared.labels + read)
 
 

@@ -10,16 +10,16 @@ from tokenizers import Tokenizer
 
 from course_lib.artifacts import Cache, code_digest, file_sha256, new_folder, write_json, write_text
 from course_lib.console import bar, say
-from course_lib.data.align import Window, make_windows, pad_id, window_labels
+from course_lib.data.align import Window, make_windows, pad_id
 from course_lib.data.corpus import Corpus
 from course_lib.deploy import engines
 from course_lib.deploy.engines import TorchEngine
 from course_lib.machine import fast_bf16
 from course_lib.models.zoo import CONFIG, TOKENIZER, WEIGHTS, find_encoder, load_token_classifier, load_tokenizer, save_model
 from course_lib.ner.evaluate import entity_f1
-from course_lib.ner.predict import predict_tags
 from course_lib.ner.train import Objective, Settings, hard_labels, train
 from course_lib.recipes.recipe import Distil, Recipe, Training
+from course_lib.tasks import NER, find_task
 from course_lib.tracking import Tracker
 
 CODE = (  # what a trained teacher depends on; its key names these files alone, so that it outlives changes elsewhere
@@ -78,15 +78,16 @@ class Prepared:
         """Align the training sentences of a corpus."""
         windows = make_windows([s.words for s in corpus.train], tokenizer, max_pieces)
         index = {tag: i for i, tag in enumerate(tags)}
-        labels = [window_labels(w, corpus.train[w.sentence].tags, index) for w in windows]
+        labels = [find_task(corpus.task).labels(w, corpus.train[w.sentence], index) for w in windows]
         return cls(tokenizer, tags, windows, labels)
 
 
 def validation_f1(context: Context, model, prepared: Prepared) -> float:
-    """Validation F1 of a model in PyTorch, under bf16 autocast where it is trained so."""
+    """Validation F1 (for a classifier its accuracy) of a model in PyTorch, under bf16 autocast where it is trained so."""
     gold, words = [s.tags for s in context.corpus.validation], [s.words for s in context.corpus.validation]
     engine = TorchEngine(model, context.bf16)
-    return entity_f1(gold, predict_tags(words, engine, prepared.tokenizer, prepared.tags, max_pieces=max_pieces(model)))
+    predict = find_task(context.corpus.task).predict
+    return entity_f1(gold, predict(words, engine, prepared.tokenizer, prepared.tags, max_pieces=max_pieces(model)))
 
 
 def fit(
@@ -134,6 +135,8 @@ def make_teacher(context: Context, encoder: str, recipe: Recipe, pretrained: boo
         return target
     tokenizer = load_tokenizer(source)
     model = load_token_classifier(source, context.corpus.tags, context.seed, pretrained)
+    if context.corpus.task != NER.name:  # the config of an NER model is what it always was
+        model.config.course_task = context.corpus.task
     prepared = Prepared.of(context.corpus, tokenizer, context.corpus.tags, max_pieces(model))
     fit(
         context,

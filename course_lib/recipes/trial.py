@@ -8,11 +8,11 @@ from course_lib.deploy.engines import max_pieces, open_model, open_onnx
 from course_lib.errors import CourseError
 from course_lib.models.zoo import CONFIG, load_tokenizer
 from course_lib.ner.evaluate import entity_f1
-from course_lib.ner.predict import predict_tags
 from course_lib.recipes.compress import timed_rows
 from course_lib.recipes.recipe import Recipe
 from course_lib.recipes.stages import make_ensemble, make_onnx, make_student
 from course_lib.recipes.teacher import Context
+from course_lib.tasks import find_task
 
 ROUNDS = 3
 
@@ -62,5 +62,6 @@ class Judge:
 
     def _f1(self, folder: Path, engine, tags: list[str]) -> float:
         sentences, limit = self.context.corpus.validation, max_pieces(read_json(folder / CONFIG))
-        predicted = predict_tags([s.words for s in sentences], engine, load_tokenizer(folder), tags, max_pieces=limit)
+        predict = find_task(self.context.corpus.task).predict
+        predicted = predict([s.words for s in sentences], engine, load_tokenizer(folder), tags, max_pieces=limit)
         return entity_f1([s.tags for s in sentences], predicted)

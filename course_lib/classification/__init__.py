@@ -1,0 +1,1 @@
+"""Sequence classification: one label for a whole text, said at its first piece."""
