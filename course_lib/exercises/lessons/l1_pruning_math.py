@@ -174,7 +174,7 @@ def _counts(case: Case, output) -> str:
     setting = f"With {case.label}, step {case.args[2]:.3g} and λ {case.args[3]:.3g}"
     if zeros == right:
         return f"{setting}, {_steepest(case, output)[0].lower()}{_steepest(case, output)[1:]}"
-    return f"{setting}, {zeros} weights come out as zero instead of {right}"
+    return f"{setting}, {zeros} weights come out as zero; {right or 'none'} should"
 
 
 def _steepest(case: Case, output) -> str:
@@ -597,6 +597,11 @@ QUESTIONS = (
         number=500.0,
         tolerance=5.0,
         explanation="The norm is √(10⁶·σ²) = 1 000 σ, and half of it 500 σ. No weight of such a matrix is anywhere near that large.",
+        slips=(
+            (0.5, "That is the ratio. A norm adds up: how large is it for a million weights of size σ?"),
+            (1000.0, "That is the norm. The rule takes a part of it."),
+            (500_000.0, "The squares add up to a million σ². A norm is the root of that."),
+        ),
     ),
     Question(
         "survivors_are_biased",
@@ -608,13 +613,13 @@ QUESTIONS = (
                 "Without the penalty nothing pulls towards zero any more. The zeros made so far are held by a mask.",
             ),
             Choice(
+                "Because the zeros would come back otherwise",
+                "Nothing moves weights that are not trained. They come back in training when nobody holds them, which is lesson 02.",
+            ),
+            Choice(
                 "Because the penalty holds every survivor too close to zero",
                 "At the minimum the loss still has the slope ∓λ along each survivor: it would fall further if the weight grew.",
                 right=True,
-            ),
-            Choice(
-                "Because the zeros would come back otherwise",
-                "Nothing moves weights that are not trained. They come back in training when nobody holds them, which is lesson 02.",
             ),
         ),
     ),
