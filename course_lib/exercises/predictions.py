@@ -55,7 +55,7 @@ def reveal(name: str, measured: float | str, unit: str = "", digits: int = 3) ->
     Args:
         name: of the prediction.
         measured: the number, or the choice, that came out; a tensor or NumPy number is as good.
-        unit: of the number, where nobody was asked for one with a unit.
+        unit: of the number, where no prediction has one; else the one that was asked for.
         digits: significant digits shown.
     """
     if not isinstance(measured, str):
@@ -64,7 +64,7 @@ def reveal(name: str, measured: float | str, unit: str = "", digits: int = 3) ->
         entry = record_measurement(name, measured)
     except CourseError:
         entry = read_progress()["predictions"].get(name)
-    unit = (entry or {}).get("unit") or ASKED.get(name) or unit
+    unit = (entry or {}).get("unit") or unit or ASKED.get(name, "")
     title = f"Measured: {with_unit(measured, unit, digits)}"
     if entry is None:
         Card("note", title, ["You made no prediction for this one. The next one is worth the ten seconds."]).show()
