@@ -17,7 +17,7 @@ from course_lib.classroom.results import ExerciseResult, Result
 from course_lib.exercises.exercise import Exercise
 from course_lib.exercises.judge import judge
 from course_lib.exercises.registry import find
-from course_lib.exercises.run import run_case
+from course_lib.exercises.run import run_cases
 
 TEXT_LIMIT = 20_000  # characters of an open answer that are shown
 SAID = {
@@ -114,10 +114,7 @@ def without_inputs(name: str, message: str) -> str:
 
 @cache
 def _explained(exercise: Exercise, misconception: str) -> str:
-    """The words for a known mistake, on the smallest input of the notebook's own check that it fails on."""
-    known = next(m for m in exercise.misconceptions if m.name == misconception)
-    for case in sorted(exercise.draw(0), key=lambda c: c.size):
-        outcome = run_case(known.mistake, case, exercise.seconds)
-        if judge(exercise, [case], [outcome]).misconception == misconception:
-            return known.says(case, outcome.output)
-    return f"This is a known mistake: {misconception.replace('_', ' ')}."
+    """The words for a known mistake that the notebook's own check finds for it, on an input that it draws itself."""
+    mistake = next(m.mistake for m in exercise.misconceptions if m.name == misconception)
+    cases = exercise.draw(0)
+    return judge(exercise, cases, run_cases(mistake, cases, exercise.seconds)).message

@@ -34,7 +34,7 @@ def answer_mark(text: str) -> str:
     """A short name of an answer's text, which no spreadsheet takes for a number.
 
     >>> answer_mark("Zeros are numbers too.")
-    'id-b8d2f6'
+    'id-62a65a'
     """
     return f"id-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:6]}"
 
