@@ -1,0 +1,220 @@
+"""What cheaper training costs and gains: one task trained in each way from the same weights on the same batches."""
+
+import contextlib
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from course_lib.data.corpus import Corpus
+from course_lib.errors import expect
+from course_lib.precision.accumulation import loss_shares, micro_batches, real_tokens, token_loss_sum
+from course_lib.precision.checkpointing import checkpointed
+from course_lib.precision.live_bytes import LiveBytes
+from course_lib.precision.loss_scaler import LossScaler
+from course_lib.precision.memory import memory_account
+from course_lib.precision.mixed import alternating, always, train
+
+Batch = Sequence[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to train on.
+
+    Attributes:
+        name, metric: what it is, and what ``score`` gives.
+        make: the model before training, the same each time.
+        batches: the batches of an epoch, by its number; tensors (B, …).
+        loss_sum, count: the summed loss of a part of a batch, a scalar, and over how many tokens or images it is summed.
+        score: of a trained model, on validation data.
+        optimizer: makes it for a model.
+        rate: fraction of the training done → learning rate.
+        layers: the modules of a model that can be checkpointed; none where there are none.
+        epochs, clip, seed: of the training; the seed is that of dropout.
+    """
+
+    name: str
+    metric: str
+    make: Callable[[], nn.Module]
+    batches: Callable[[int], list[Batch]]
+    loss_sum: Callable[[nn.Module, Batch], torch.Tensor]
+    count: Callable[[Batch], int]
+    score: Callable[[nn.Module], float]
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer]
+    rate: Callable[[float], float]
+    layers: Callable[[nn.Module], list[nn.Module]]
+    epochs: int
+    clip: float = 1.0
+    seed: int = 0
+
+    def losses(self, model: nn.Module, batch: Batch, parts: int = 1) -> Iterator[torch.Tensor]:
+        """The loss of a batch, tensors (B, …), in so many shares, scalars."""
+        micro = micro_batches(batch, math.ceil(len(batch[0]) / parts))
+        return loss_shares(micro, lambda part: self.loss_sum(model, part), self.count)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to train: the precision of each step, in how many parts a batch is computed, whether layers are checkpointed."""
+
+    schedule: Callable[[int], torch.dtype]
+    parts: int = 1
+    checkpoint: bool = False
+
+
+WAYS = {
+    "fp32": Way(always(torch.float32)),
+    "bf16": Way(always(torch.bfloat16)),
+    "fp16": Way(always(torch.float16)),
+    "alternating bf16": Way(alternating(torch.bfloat16)),
+    "fp32, 4 parts": Way(always(torch.float32), parts=4),
+    "fp32, checkpointed": Way(always(torch.float32), checkpoint=True),
+}
+
+
+def digits_task(epochs: int = 20, images: int | None = None, seed: int = 0) -> Task:
+    """The digits' multilayer perceptron, AdamW with a falling rate, batches of 64; ``images`` keeps only so many."""
+    from course_lib.data.digits import load_digits
+    from course_lib.models.digits import accuracy, batches, digits_mlp
+
+    data = load_digits(train=images)
+    return Task(
+        name="digits",
+        metric="validation accuracy",
+        make=lambda: digits_mlp(seed),
+        batches=lambda epoch: list(batches(data.train, 64, 1000 * seed + epoch)),
+        loss_sum=lambda model, part: F.cross_entropy(model(part[0]), part[1], reduction="sum"),
+        count=lambda part: len(part[1]),
+        score=lambda model: accuracy(model, data.validation),
+        optimizer=lambda model: torch.optim.AdamW(model.parameters(), fused=True),
+        rate=lambda done: 3e-3 * (1 - done),
+        layers=lambda model: [],
+        epochs=epochs,
+        seed=seed,
+    )
+
+
+def encoder_task(corpus: Corpus, encoder: str = "minilm", epochs: int = 3, batch_size: int = 16, seed: int = 0) -> Task:
+    """Named entities with an encoder and a new head, trained as :func:`course_lib.ner.train.train` does.
+
+    Args:
+        corpus: trained on and validated with.
+        encoder: a name or folder for :func:`course_lib.models.zoo.find_encoder`.
+        epochs, batch_size, seed: of the training.
+    """
+    from course_lib.data import align
+    from course_lib.deploy.engines import TorchEngine
+    from course_lib.models.surgery import encoder_layers
+    from course_lib.models.zoo import find_encoder, load_token_classifier, load_tokenizer
+    from course_lib.ner.evaluate import entity_f1
+    from course_lib.ner.predict import predict_tags
+    from course_lib.ner.train import Settings, learning_rate, make_optimizer
+
+    folder, tags = find_encoder(encoder), corpus.tags
+    tokenizer = load_tokenizer(folder)
+    windows, index = align.make_windows([s.words for s in corpus.train], tokenizer), {tag: i for i, tag in enumerate(tags)}
+    labels = [align.window_labels(w, corpus.train[w.sentence].tags, index) for w in windows]
+    padding, settings = align.pad_id(tokenizer), Settings(epochs=epochs, batch_size=batch_size, seed=seed)
+
+    def batches(epoch: int) -> list[Batch]:
+        made = []
+        for rows in align.batches(windows, batch_size, random.Random(f"{seed}/{epoch}")):
+            ids, mask = align.collate([windows[i] for i in rows], padding)
+            made.append([torch.from_numpy(x) for x in (ids, mask, align.pad([labels[i] for i in rows], align.IGNORED))])
+        return made
+
+    def score(model: nn.Module) -> float:
+        words, gold = [s.words for s in corpus.validation], [s.tags for s in corpus.validation]
+        return entity_f1(gold, predict_tags(words, TorchEngine(model), tokenizer, tags))
+
+    return Task(
+        name=f"{encoder} on {corpus.name}",
+        metric="validation F1",
+        make=lambda: load_token_classifier(folder, tags, seed).train(),
+        batches=batches,
+        loss_sum=lambda model, part: token_loss_sum(model(input_ids=part[0], attention_mask=part[1]).logits, part[2]),
+        count=lambda part: real_tokens(part[2]),
+        score=score,
+        optimizer=lambda model: make_optimizer(model, settings),
+        rate=lambda done: learning_rate(round(done * 10**6), 10**6, settings),
+        layers=lambda model: list(encoder_layers(model)),
+        epochs=epochs,
+        clip=settings.clip,
+        seed=seed,
+    )
+
+
+def compare(task: Task, ways: Sequence[str] = tuple(WAYS), progress: Callable[[str], None] | None = None) -> list[dict]:
+    """A row for each way, all from the same weights, batches and learning rates.
+
+    Args:
+        task: what to train.
+        ways: keys of :data:`WAYS`; those that checkpoint are for tasks with layers.
+        progress: called with each way's name when it begins.
+    Returns:
+        ``{"task", "way", "metric", "score", "losses", "seconds", "peak_bytes", "account", "skipped", "scale"}``: the loss of each
+        step, seconds of all steps, the live tensor bytes of a step with the largest batch where they are most (each precision of
+        the schedule once), the parts of its account in bytes, steps skipped, and the last loss scale.
+    Raises:
+        ValueError: a way that is not known, or one that checkpoints what has no layers.
+    """
+    with torch.random.fork_rng(devices=[]):
+        for name in ways:
+            expect(name in WAYS, "ways", name, f"some of {list(WAYS)}")
+            fits = not WAYS[name].checkpoint or bool(task.layers(task.make()))
+            expect(fits, "ways", name, "a task with layers to checkpoint")
+        rows = []
+        for name in ways:
+            if progress:
+                progress(name)
+            rows.append({"task": task.name, "way": name, "metric": task.metric, **_run(task, WAYS[name])})
+    return rows
+
+
+def _run(task: Task, way: Way) -> dict:
+    model, scaler = task.make(), LossScaler()
+    optimizer, epochs = task.optimizer(model), [task.batches(epoch) for epoch in range(task.epochs)]
+    steps = [batch for epoch in epochs for batch in epoch]
+    torch.manual_seed(task.seed)  # of dropout
+    with _around(task, model, way):
+        began = time.perf_counter()
+        done = train(
+            steps, lambda b: task.losses(model, b, way.parts), optimizer, way.schedule, scaler, task.clip,
+            lambda number: task.rate(number / len(steps)),
+        )  # fmt: skip
+        seconds = time.perf_counter() - began
+    score = task.score(model)
+    peak, account = _memory(task, model, optimizer, way, max(steps, key=lambda batch: batch[0].numel()))
+    return {
+        "score": score,
+        "losses": [step.loss for step in done],
+        "seconds": seconds,
+        "peak_bytes": peak,
+        "account": account,
+        "skipped": sum(not step.taken for step in done),
+        "scale": scaler.state.scale,
+    }
+
+
+def _memory(task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, way: Way, batch: Batch) -> tuple[int, list[dict]]:
+    """Live bytes at most in a step of each precision, and the account of the first; the model is trained a few steps further."""
+    batch = [x.clone() for x in batch]  # a slice counts with all that it was cut from
+    part = micro_batches(batch, math.ceil(len(batch[0]) / way.parts))[0]
+    precisions = list(dict.fromkeys(way.schedule(step) for step in range(100)))
+    account = memory_account(model, lambda: task.loss_sum(model, part), batch, optimizer, precisions[0]).rows()
+    optimizer.zero_grad()
+    with LiveBytes(model, optimizer, batch) as live, _around(task, model, way):
+        for dtype in precisions:
+            train([batch], lambda b: task.losses(model, b, way.parts), optimizer, always(dtype), LossScaler(), task.clip)
+            optimizer.zero_grad()
+    return live.peak, account
+
+
+def _around(task: Task, model: nn.Module, way: Way) -> contextlib.AbstractContextManager:
+    return checkpointed(task.layers(model)) if way.checkpoint else contextlib.nullcontext()
