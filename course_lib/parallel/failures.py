@@ -74,9 +74,10 @@ def _late(peers: Peers, stack: Callable[[int], str | None]) -> WorkerError:
     for rank, report in peers.reports.items():
         if "result" in report:
             return WorkerError(f"rank {rank} of {peers.world_size} {waited}: it had returned.", rank, "")
-    rank = peers.complaints[0]
-    message = f"Every rank waits for another, for more than {peers.timeout_s:g} s: collectives in different order? Rank {rank}:"
-    return WorkerError(message, rank, peers.reports[rank]["traceback"])
+    places = silent | {rank: peers.reports[rank]["traceback"] for rank in peers.complaints}
+    message = f"Every rank waits for another, for more than {peers.timeout_s:g} s: collectives in another order on some?"
+    everyone = "\n".join(f"rank {rank} of {peers.world_size}:\n{places[rank].rstrip()}" for rank in sorted(places))
+    return WorkerError(message, peers.complaints[0], everyone)
 
 
 def _in_a_collective(stack: str) -> bool:

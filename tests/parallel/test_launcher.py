@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,8 +16,12 @@ import psutil
 import pytest
 
 from course_lib import parallel
-from course_lib.parallel.failures import WorkerError
+from course_lib.errors import CourseError
+from course_lib.parallel.failures import Peers, WorkerError, cause
 from course_lib.parallel.launcher import run
+from course_lib.parallel.logs import Logs
+from course_lib.parallel.process_group import NEEDED, init_from_env
+from course_lib.parallel.worker import stack_of_main_thread, waits_for_peers
 
 WITHIN = 15  # seconds from a failure to the end of all, as promised
 
@@ -61,7 +66,7 @@ def test_functions_without_a_module_go_by_value_and_ten_runs_at_once_do_not_meet
         return t.item()
 
     before, children = threading.active_count(), set(psutil.Process().children())
-    sizes = [2, 1, 1, 2, 1, 1, 2, 1, 1, 2]
+    sizes = [2, 2, 1, 1, 1, 1, 1, 1, 1, 1]
     with ThreadPoolExecutor(10) as pool:
         results = list(pool.map(lambda n, size: run(mine, size, 10**n), range(10), sizes))
     assert results == [[size * 10**n] * size for n, size in enumerate(sizes)]
@@ -70,21 +75,20 @@ def test_functions_without_a_module_go_by_value_and_ten_runs_at_once_do_not_meet
 
 
 @pytest.mark.parametrize(
-    ("how", "message", "traceback"),
+    ("how", "workers", "message", "traceback"),
     [
-        ("raise", "rank 1 of 3 raised ValueError: no such tag", 'raise ValueError("no such tag")'),
-        ("kill", "rank 1 of 3 was killed by SIGKILL", ""),
-        ("exit", "rank 1 of 3 ended with exit code 3 before it returned", "I leave"),
-        ("sleep", "rank 1 of 3 kept its peers waiting in a collective for more than 2 s. It is here:", "time.sleep(600)"),
-        ("stop", "rank 1 of 3 kept its peers waiting in a collective for more than 2 s and does not answer", ""),
+        ("raise", 2, "rank 1 of 2 raised ValueError: no such tag", 'raise ValueError("no such tag")'),
+        ("kill", 2, "rank 1 of 2 was killed by SIGKILL", ""),
+        ("sleep", 3, "rank 1 of 3 kept its peers waiting in a collective for more than 2 s. It is here:", "time.sleep(600)"),
+        ("disorder", 3, "Every rank waits for another, for more than 2 s: collectives in another order", "dist.recv("),
     ],
 )
-def test_a_worker_that_fails_ends_the_others_and_is_named(how, message, traceback, tmp_path):
+def test_a_worker_that_fails_ends_the_others_and_is_named(how, workers, message, traceback, tmp_path):
     with pytest.raises(WorkerError, match=re.escape(message)) as caught:
-        run(jobs.fail, 3, 1, how, str(tmp_path), timeout_s=2)
-    assert caught.value.rank == 1 and traceback in caught.value.traceback
-    assert "launcher.py" not in caught.value.traceback and "worker.py" not in caught.value.traceback  # the culprit's code alone
-    assert len(left_in(tmp_path)) == 3 and alive(left_in(tmp_path)) == []
+        run(jobs.fail, workers, 1, how, str(tmp_path), timeout_s=2)
+    assert caught.value.rank == 1 or how == "disorder"
+    assert traceback in caught.value.traceback and "worker.py" not in caught.value.traceback  # the called function's code alone
+    assert len(left_in(tmp_path)) == workers and alive(left_in(tmp_path)) == []
 
 
 PARENT = """
@@ -107,3 +111,139 @@ def test_a_parent_that_is_killed_or_interrupted_leaves_no_worker(ending, code, t
     _, errors = parent.communicate(timeout=WITHIN)
     assert parent.returncode == code and (ending == signal.SIGKILL or b"KeyboardInterrupt" in errors)
     assert none_is_left(left_in(tmp_path))
+
+
+def test_what_cannot_run_is_refused_before_any_process_starts():
+    with pytest.raises(ValueError, match="world_size = 0: expected a number of processes, at least 1"):
+        run(max, 0)
+    with pytest.raises(ValueError, match="fn = 'max': expected a function"):
+        run("max", 2)
+    with pytest.raises(ValueError, match="timeout_s = 0: expected a positive number of seconds"):
+        run(max, 2, timeout_s=0)
+    with pytest.raises(ValueError, match="threads = 0: expected at least 1"):
+        run(max, 2, threads=0)
+    with pytest.raises(ValueError, match="cannot be sent to another process"):
+        run(max, 2, threading.Lock())
+    assert psutil.Process().children() == []
+
+
+# Whose fault it is, from what the parent knows.
+
+WAITED = {"error": "RuntimeError: Timed out", "traceback": "  File a\n    dist.barrier()", "waited": True}
+SLEEPS = '  File "/a/train.py", line 3, in train\n    time.sleep(600)\n'
+IN_TORCH = (
+    '  File "/a/train.py", line 3, in train\n    x()\n  File "/v/torch/distributed/c.py", line 9, in barrier\n    work()\n'
+)
+IN_RING = '  File "/b/course_lib/parallel/data_parallel.py", line 9, in wait\n    work.result()\n'
+IN_RING += '  File "/usr/lib/python3.11/concurrent/futures/_base.py", line 4, in result\n    self._condition.wait(timeout)\n'
+IN_RING += '  File "/usr/lib/python3.11/threading.py", line 4, in wait\n    waiter.acquire()\n'
+
+
+def judged(reports: dict, dead: dict | None = None, stacks: dict | None = None, last: bool = True) -> WorkerError | None:
+    """The verdict on four workers that write nothing."""
+    logs = Logs()
+    logs.last = {rank: ["a word\n"] if rank == 2 else [] for rank in range(4)}
+    return cause(Peers(4, 5.0, reports, dead or {}), logs, (stacks or {}).get, last)
+
+
+def test_nobody_is_blamed_while_all_is_well_or_others_may_still_speak():
+    assert judged({}) is None and judged({0: {"result": 1}}) is None
+    assert judged({0: WAITED}, last=False) is None
+
+
+def test_the_dead_and_those_with_an_error_of_their_own_come_before_those_who_waited():
+    assert "rank 3 of 4 was killed by SIGKILL, perhaps for want of memory" in str(judged({0: WAITED}, {3: -signal.SIGKILL}))
+    assert str(judged({0: WAITED}, {3: -signal.SIGSEGV})).startswith("rank 3 of 4 was killed by SIGSEGV.")
+    ended = judged({}, {2: 7}, last=False)
+    assert ended.rank == 2 and str(ended).startswith("rank 2 of 4 ended with exit code 7 before it returned.")
+    assert ended.traceback.endswith("a word\n")
+    own = {"error": "KeyError: 'x'", "traceback": "Traceback …", "waited": False}
+    assert str(judged({0: WAITED, 1: own}, last=False)) == "rank 1 of 4 raised KeyError: 'x'\nTraceback …"
+
+
+def test_of_the_silent_the_one_that_does_not_wait_itself_is_late():
+    late = judged({0: WAITED}, stacks={1: IN_TORCH, 2: IN_RING, 3: SLEEPS})
+    assert late.rank == 3 and late.traceback == SLEEPS
+    assert "rank 3 of 4 kept its peers waiting in a collective for more than 5 s. It is here:" in str(late)
+    assert "rank 2 of 4 kept its peers waiting in a collective for more than 5 s and does not answer" in str(
+        judged({0: WAITED, 1: WAITED})
+    )
+    returned = judged({0: WAITED, 1: {"result": None}, 2: WAITED, 3: WAITED})
+    assert returned.rank == 1 and "more than 5 s: it had returned" in str(returned)
+
+
+def test_if_all_wait_each_ones_place_is_shown():
+    told = judged({0: WAITED, 2: WAITED}, stacks={1: IN_TORCH, 3: IN_RING})
+    assert str(told).startswith("Every rank waits for another") and told.rank == 0
+    assert [line for line in told.traceback.splitlines() if line.startswith("rank ")] == [f"rank {r} of 4:" for r in range(4)]
+
+
+def test_an_error_that_a_peers_absence_made_is_known_through_what_was_raised_from_it():
+    gone = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+    outer = ValueError("no sum")
+    outer.__cause__ = gone
+    assert waits_for_peers(gone) and waits_for_peers(outer)
+    assert not waits_for_peers(ValueError("no such tag")) and not waits_for_peers(None)
+
+
+def test_a_stack_ends_where_the_main_thread_is():
+    assert stack_of_main_thread().rstrip().splitlines()[-2].endswith("in stack_of_main_thread")
+
+
+# Joining, as under torchrun.
+
+
+def free_port() -> int:
+    """A port that nobody uses now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture
+def torchrun(monkeypatch):
+    """Sets what torchrun sets."""
+
+    def set_all(rank: int, port: int, world_size: int = 3) -> None:
+        values = {"RANK": rank, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in values.items():
+            monkeypatch.setenv(name, str(value))
+
+    for name in (*NEEDED, "TORCHELASTIC_USE_AGENT_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    return set_all
+
+
+def test_missing_ranks_are_named(torchrun):
+    torchrun(0, free_port())
+    with pytest.raises(CourseError, match=r"After 0\.2 s these ranks of 3 have not joined: 1, 2\."):
+        init_from_env(join_s=0.2)
+    torchrun(1, free_port())
+    with pytest.raises(CourseError, match=r"After 1 s rank 0 of 3 has not joined: nobody answers at 127.0.0.1"):
+        init_from_env(join_s=1)
+
+
+def test_a_port_that_is_taken_is_named(torchrun):
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        torchrun(0, port)
+        with pytest.raises(CourseError, match=f"MASTER_PORT = {port} is taken on 127.0.0.1; choose another"):
+            init_from_env(join_s=1)
+
+
+def test_a_process_that_nobody_numbered_is_told_how_to_start(torchrun):
+    with pytest.raises(CourseError, match="RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set: start this with `torchrun"):
+        init_from_env()
+    torchrun(3, free_port())
+    with pytest.raises(ValueError, match="RANK = 3: expected a number from 0 to WORLD_SIZE − 1 = 2"):
+        init_from_env()
+    with pytest.raises(ValueError, match="backend = 'mpi': expected gloo or nccl"):
+        init_from_env("mpi")
+
+
+def test_nccl_without_a_gpu_is_refused(torchrun, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(CourseError, match="backend = 'nccl' needs an NVIDIA GPU"):
+        init_from_env("nccl")
