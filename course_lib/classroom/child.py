@@ -52,7 +52,9 @@ def serve(sock: socket.socket) -> None:
             answer = vars(run_case(function, Call(*message["with"]["call"]), message["with"]["seconds"]))
         try:
             wire.send(sock, answer)
-        except wire.WireError as error:
+        except OSError:  # the judge has had enough
+            return
+        except Exception as error:  # too large, too deep, or an object that does not let itself be read
             wire.send(sock, vars(Outcome(error=f"ValueError: what it returned cannot be taken: {error}")))
 
 

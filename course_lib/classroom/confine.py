@@ -242,9 +242,8 @@ def bubblewrap(reads: Sequence[str], hides: Sequence[str]) -> list[str]:
     program = shutil.which("bwrap")
     if program is None:
         raise CourseError("bubblewrap is not available here: the program bwrap is not installed.")
-    command = [program, "--unshare-all", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
-    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
-    if not os.stat(program).st_mode & 0o4000 and version:  # a program of root's gives no capabilities
+    command = [program, "--unshare-all", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/shm", "--tmpfs", "/tmp"]
+    if not os.stat(program).st_mode & 0o4000:  # a program of root's gives no capabilities
         command += ["--cap-add", "CAP_SYS_ADMIN", "--cap-add", "CAP_SETPCAP"]
     for path in reads:
         command += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
@@ -253,4 +252,6 @@ def bubblewrap(reads: Sequence[str], hides: Sequence[str]) -> list[str]:
             command += ["--tmpfs", path, "--remount-ro", path]
     if os.path.isdir("/sys/devices/system/cpu"):
         command += ["--ro-bind", "/sys/devices/system/cpu", "/sys/devices/system/cpu"]
+    for path in ("/dev/shm", "/dev", "/"):  # what bubblewrap makes itself could be written to by all children
+        command += ["--remount-ro", path]
     return [*command, "--chdir", "/", "--"]

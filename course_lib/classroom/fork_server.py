@@ -6,6 +6,7 @@ nobody left to judge. It runs where there is no ``course_lib`` and imports nothi
 """
 
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -37,15 +38,25 @@ def _load(settings: dict) -> None:
     """Everything that children need, once; no tensor operation, no thread."""
     sys.meta_path[:] = [f for f in sys.meta_path if not getattr(f, "__module__", "").startswith("__editable__")]
     sys.path[:] = [p for p in sys.path if p not in settings["hides"]]
+    import collections, dataclasses, functools, itertools, math, statistics, typing  # noqa: E401, F401, I001
+
     import torch
 
     from . import child  # noqa: F401
 
     torch.set_num_threads(1)
     torch.backends.cpu.get_cpu_capability()  # looks at the processor while /proc is there
-    statistics = "/proc/self/statm"
-    pages = int(open(statistics).read().split()[0]) if os.path.exists(statistics) else 0
-    settings["limits"]["loaded"] = pages * resource.getpagesize()  # of address space; 0 where it is not known
+    settings["limits"]["loaded"] = _address_space()
+    gc.collect()
+    gc.freeze()  # or the first collection in a child would write to every object, and copy every page
+
+
+def _address_space() -> int:
+    """Bytes that this process has now; 0 where it is not known."""
+    if not os.path.exists("/proc/self/statm"):
+        return 0
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
 
 
 def _confine(settings: dict) -> int | None:
@@ -62,6 +73,8 @@ def _confine(settings: dict) -> int | None:
         apart = True
     elif tier == "bubblewrap":
         apart = kernel.has_capability(kernel.CAP_SYS_ADMIN)  # inside; not where bubblewrap is a program of root's
+        if not apart:  # then all children have one /tmp
+            landlock.restrict(settings["reads"], settings["hides"])
     if tier != "unconfined":
         kernel.hide_memory()
     return os.pidfd_open(os.getpid()) if apart else None
