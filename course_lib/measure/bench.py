@@ -17,7 +17,7 @@ from pathlib import Path
 from course_lib.artifacts import write_json
 from course_lib.console import bar
 from course_lib.machine import machine, processors
-from course_lib.measure import bench_ner, bench_quantization, bench_tensors
+from course_lib.measure import bench_ner, bench_parallel, bench_quantization, bench_tensors
 from course_lib.measure.bench_tensors import Pair, Sizes
 
 REPEATS = 7
@@ -113,6 +113,7 @@ def main(path: Path = Path("artifacts/bench.json"), repeats: int = REPEATS, size
         for number in range(len(ALL)):
             rows += pool.submit(tensor_rows, number, sizes, repeats).result()
             advance()
+    rows += bench_parallel.rows(sizes, repeats)  # in worker processes of its own
     figures = {"machine": machine(processors()), "rows": rows}
     write_json(path, figures)
     print(markdown(figures))

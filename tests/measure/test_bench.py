@@ -20,7 +20,8 @@ def test_all_pairs_are_timed_and_written(tmp_path, capsys, monkeypatch):
     figures = bench.main(tmp_path / "bench.json", repeats=1, sizes=TINY)
     assert json.loads((tmp_path / "bench.json").read_text()) == figures
     printed = capsys.readouterr().out
-    assert len(figures["rows"]) == 3 + len(bench.ALL)
+    assert len(figures["rows"]) == 3 + len(bench.ALL) + 4
+    assert [row["name"].startswith("parallel ") for row in figures["rows"]] == [False] * (3 + len(bench.ALL)) + [True] * 4
     for row in figures["rows"]:
         assert set(row) == {"name", "ours_ms", "theirs_ms", "ratio", "ours_peak_mib", "tensor_mib"}
         assert row["ours_ms"] > 0 and row["name"] in printed
