@@ -1,0 +1,177 @@
+"""What each kind of parallelism costs and gains on this machine: the same training steps by one process and by two.
+
+On two cores two workers have the arithmetic that two threads of one process have, and messages besides. What they can save
+is memory for each worker, and what they show is that they compute the same.
+"""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from course_lib.data.align import IGNORED
+from course_lib.models.surgery import encoder_layers
+from course_lib.models.zoo import find_encoder, load_token_classifier
+from course_lib.parallel.agree import gathered
+from course_lib.parallel.collectives import Traffic, ring_all_reduce
+from course_lib.parallel.data_parallel import DataParallel, global_tokens, part_of
+from course_lib.parallel.launcher import run
+from course_lib.parallel.pipeline import Pipeline, token_loss
+from course_lib.parallel.schedule import one_f_one_b
+from course_lib.parallel.stage import Stage, even_counts
+from course_lib.parallel.tensor_bert import apply
+from course_lib.precision.live_bytes import LiveBytes
+
+TAGS = ["O", "B-X", "I-X"]
+MICRO_BATCHES = 4  # of a pipeline
+CLIP = 1.0
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # ids, attention mask and labels, int64 (B, L) each
+
+
+@dataclass
+class Way:
+    """One way to take a step.
+
+    Attributes:
+        module: what this worker holds.
+        gradients: puts the gradients of a batch into ``.grad`` and returns its loss.
+        clip: clips them to a norm over all workers.
+        traffic: counts what this worker sends in a step.
+    """
+
+    module: nn.Module
+    gradients: Callable[[Batch], float]
+    clip: Callable[[float], object]
+    traffic: Traffic = field(default_factory=Traffic)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained: ``steps`` timed steps, after one to warm up, on one batch of ``sentences`` of up to ``length`` pieces."""
+
+    encoder: str = "minilm"
+    sentences: int = 16
+    length: int = 64
+    steps: int = 5
+
+
+def alone(model: nn.Module) -> Way:
+    """One process, no messages."""
+
+    def gradients(batch: Batch) -> float:
+        loss = _loss(model, batch, int((batch[2] != IGNORED).sum()))
+        loss.backward()
+        return float(loss.detach())
+
+    return Way(model, gradients, lambda norm: nn.utils.clip_grad_norm_(model.parameters(), norm))
+
+
+def data(model: nn.Module) -> Way:
+    """Each worker has the whole model and a share of the batch."""
+    parallel = DataParallel(model)
+
+    def gradients(batch: Batch) -> float:
+        own = tuple(map(part_of, batch))
+        loss = _loss(model, own, global_tokens(own[2]))
+        loss.backward()
+        parallel.wait()
+        return sum(gathered(float(loss.detach())))
+
+    return Way(model, gradients, lambda norm: nn.utils.clip_grad_norm_(model.parameters(), norm), parallel.traffic)
+
+
+def tensor(model: nn.Module) -> Way:
+    """Each worker has some heads and neurons of every layer, and some words."""
+    traffic = Traffic()
+    split, _ = apply(
+        model, total=lambda x: ring_all_reduce(x.clone(memory_format=torch.contiguous_format), None, traffic, check=False),
+        vocabulary=True,
+    )  # fmt: skip
+    return Way(model, alone(model).gradients, split.clip, traffic)
+
+
+def pipeline(model: nn.Module) -> Way:
+    """Each worker has some layers; micro-batches by 1F1B."""
+    workers = dist.get_world_size()
+    stage = Stage(model, dist.get_rank(), even_counts(len(encoder_layers(model)), workers))
+    made = Pipeline(stage, one_f_one_b(workers, MICRO_BATCHES))
+    return Way(stage, lambda batch: made.step(*batch), made.clip, made.traffic)
+
+
+WAYS = {"one process": alone, "data": data, "tensor": tensor, "pipeline": pipeline}
+ROWS = (("one process", 1, 1), ("one process", 1, 2), ("data", 2, 1), ("tensor", 2, 1), ("pipeline", 2, 1))
+
+
+def rows(work: Work = Work(), which: tuple[tuple[str, int, int], ...] = ROWS) -> list[dict]:
+    """Train for a few steps in each way, in processes of their own, one way after the other.
+
+    Args:
+        work: what is trained.
+        which: name of a way, workers, threads of each.
+    Returns:
+        A row for each: ``way, workers, threads, seconds_per_step`` (median of the steps), ``peak_mib`` (live tensor bytes of
+        each worker in a step: weights, gradients, the optimizer's state, activations), ``mib_sent`` and ``messages`` (of each
+        worker in a step), ``losses``.
+    """
+    made = []
+    for way, workers, threads in which:
+        found = run(train, workers, way, work, threads=threads)
+        made.append(
+            {
+                "way": way,
+                "workers": workers,
+                "threads": threads,
+                "seconds_per_step": round(max(statistics.median(f["seconds"]) for f in found), 3),
+                "peak_mib": [round(f["peak_bytes"] / 2**20, 1) for f in found],
+                "mib_sent": [round(f["bytes"] / 2**20, 2) for f in found],
+                "messages": [f["messages"] for f in found],
+                "losses": found[0]["losses"],
+            }
+        )
+    return made
+
+
+def train(way: str, work: Work) -> dict:
+    """What one worker measures: ``seconds`` of each step, and of one further step ``peak_bytes, bytes, messages``; ``losses`` of all."""
+    torch.manual_seed(0)
+    model = load_token_classifier(find_encoder(work.encoder), TAGS).eval()  # no dropout: all ways have the same losses
+    batch = drawn_batch(model.config.vocab_size, work.sentences, work.length)
+    made = WAYS[way](model)
+    del model  # a stage lets go of the other layers
+    optimizer = torch.optim.AdamW(made.module.parameters(), lr=1e-4)
+    seconds, losses, sent = [], [], Traffic()
+    for number in range(work.steps + 2):
+        extra = number > work.steps  # looked at as it runs, so not timed
+        sent = Traffic(made.traffic.bytes, made.traffic.messages)
+        with LiveBytes(made.module, optimizer) if extra else contextlib.nullcontext() as live:
+            began = time.perf_counter()
+            losses.append(made.gradients(batch))
+            made.clip(CLIP)
+            optimizer.step()
+            optimizer.zero_grad()
+            seconds.append(time.perf_counter() - began)
+    return {
+        "seconds": seconds[1:-1],
+        "losses": losses,
+        "peak_bytes": live.peak,
+        "bytes": made.traffic.bytes - sent.bytes,
+        "messages": made.traffic.messages - sent.messages,
+    }
+
+
+def drawn_batch(vocabulary: int, sentences: int, length: int) -> Batch:
+    """Random ids, mask and labels, int64 (B, L) each, of sentences between half the length and all of it."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, vocabulary, (sentences, length), generator=generator)
+    mask = (torch.arange(length) < length - torch.arange(sentences)[:, None] % (length // 2)).long()
+    return ids, mask, torch.randint(0, len(TAGS), ids.shape, generator=generator).masked_fill(mask == 0, IGNORED)
+
+
+def _loss(model: nn.Module, batch: Batch, tokens: int) -> torch.Tensor:
+    ids, mask, labels = batch
+    return token_loss(model(input_ids=ids, attention_mask=mask).logits, labels) / tokens
