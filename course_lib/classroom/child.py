@@ -188,7 +188,8 @@ class _Library(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.util.spec_from_loader(name, self, is_package=package)
 
     def exec_module(self, module):
-        """Run its source."""
+        """Run its source; some look for data beside their file, which is not there."""
+        module.__file__ = f"/nowhere/{module.__name__}.py"
         exec(compile(self.modules[module.__name__], f"<{module.__name__}>", "exec", dont_inherit=True), module.__dict__)
 
 
