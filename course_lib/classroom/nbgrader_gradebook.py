@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_lib.artifacts import write_text
+from course_lib.artifacts import require_writable, write_text
 from course_lib.classroom.layout import Lesson, classroom
 from course_lib.classroom.manual import Given, Key
 from course_lib.classroom.results import Result
@@ -20,6 +20,18 @@ from course_lib.errors import CourseError
 
 if TYPE_CHECKING:
     from nbgrader.api import Gradebook
+FILE = "sqlite:///"  # then the path, as nbgrader writes it
+
+
+def require_gradebook(url: str) -> None:
+    """Find out before any work whether a gradebook can be written.
+
+    Raises:
+        CourseError: nbgrader is not installed, or the file's folder cannot be written.
+    """
+    classroom("nbgrader")
+    if url.startswith(FILE):
+        require_writable(Path(url.removeprefix(FILE)).absolute().parent)
 
 
 def write_gradebook(
@@ -42,7 +54,6 @@ def write_gradebook(
     Raises:
         CourseError: nbgrader is not installed, the database cannot be opened, or its assignment has other cells.
     """
-    classroom("nbgrader")
     from nbgrader.api import Gradebook
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -63,8 +74,8 @@ def write_gradebook(
             book.db.commit()
     except (SQLAlchemyError, RuntimeError) as error:
         raise CourseError(f"{url}: nbgrader's gradebook cannot be written: {str(error).splitlines()[0]}") from error
-    if url.startswith("sqlite:///") and submissions:
-        _autograded(url, Path(url.removeprefix("sqlite:///")).absolute().parent, part, submissions)
+    if url.startswith(FILE) and submissions:
+        _autograded(url, Path(url.removeprefix(FILE)).absolute().parent, part, submissions)
 
 
 @contextlib.contextmanager

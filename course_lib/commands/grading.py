@@ -100,6 +100,10 @@ def grade(
     if unconfined:
         say("UNCONFINED: students' code runs with all your rights; it can read, change and send whatever you can.")
     require_writable(out)
+    if gradebook:
+        from course_lib.classroom.nbgrader_gradebook import require_gradebook, write_gradebook
+
+        require_gradebook(gradebook)
     with locked(out):
         found = collect(submissions, part, lessons, out / "collected")
         if not found:
@@ -119,7 +123,7 @@ def grade(
         if engine == "kernel":
             from course_lib.classroom.kernel_engine import kernel_grader
 
-            opened = functools.partial(kernel_grader, opened, tier)
+            opened = functools.partial(kernel_grader, opened, tier, out / "executed")
         spread = (
             functools.partial(dask, scheduler=scheduler)
             if scheduler
@@ -131,8 +135,6 @@ def grade(
         about = {"version": __version__, "engine": engine, "tier": tier, "seed": chosen}
         book = hand_back(graded.results, lessons, questions, part, out, about)
         if gradebook:
-            from course_lib.classroom.nbgrader_gradebook import write_gradebook
-
             write_gradebook(gradebook, root, part, graded.results, book.given, found)
     waiting, flagged = sum(r.waiting for r in book.rows), sum(bool(r.flags) for r in book.rows)
     print(

@@ -1,0 +1,143 @@
+"""``--engine kernel``: every cell of each notebook is run too, in a confined kernel, for instructors who want to see that.
+
+**Points are those of the other engine**: the judge calls the exercises' functions, as always. What the notebook's own run says
+(its ``check`` cards, its printed scores) earns nothing, since a learner's code can print anything. The run adds what stopped where, as
+flags for the instructor, and the notebook with its outputs. It takes as long as the lesson does.
+
+The confined kernel can read the library, as a learner's own can; it has no network, no files but a ``/tmp`` in memory, nobody else to
+see. Landlock alone cannot give a kernel what it needs: namespaces or bubblewrap are required.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import course_lib
+from course_lib.artifacts import write_text
+from course_lib.classroom.confine import bubblewrap, readable
+from course_lib.classroom.feedback import page_name
+from course_lib.classroom.graders import Piece
+from course_lib.classroom.results import Result
+from course_lib.classroom.session import clean
+from course_lib.classroom.workers import Open
+from course_lib.errors import CourseError
+
+OUTPUT_LIMIT = 50 * 2**20  # bytes of a notebook with its outputs
+FLAGS = 10  # errors that are named
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a notebook's run may use.
+
+    Attributes:
+        seconds: for the whole notebook.
+        cell_seconds: for one cell.
+        memory_megabytes: of address space of each process; loading torch takes five thousand.
+    """
+
+    seconds: int = 600
+    cell_seconds: int = 300
+    memory_megabytes: int = 12_000
+
+
+@contextlib.contextmanager
+def kernel_grader(functions: Open, tier: str, executed: Path, limits: Limits = Limits()) -> Iterator[Callable[[Piece], Result]]:
+    """Grade by ``functions``, then run the whole notebook.
+
+    Args:
+        functions: the other engine, as :func:`course_lib.classroom.graders.functions_grader`.
+        tier: of confinement.
+        executed: folder for the notebooks with their outputs.
+        limits: of a run.
+    Raises:
+        CourseError: the tier cannot hold a kernel.
+    """
+    if tier == "landlock":
+        raise CourseError(
+            "--engine kernel needs namespaces or bubblewrap, and this system gives neither; see course grade --doctor."
+        )
+    with functions() as grade:
+
+        def grade_piece(piece: Piece) -> Result:
+            student, lesson, data = piece
+            result = grade(piece)
+            if result.error:
+                return replace(result, engine="kernel")
+            done = run_notebook(data, tier, limits)
+            if "notebook" in done:
+                write_text(executed / page_name(student).removesuffix(".html") / f"{lesson}.ipynb", done["notebook"])
+            errors = [f"cell {number}: {clean(what, 200)}" for number, what in done["errors"]]
+            more = [f"{len(errors) - FLAGS} more cells raise"] if len(errors) > FLAGS else []
+            return replace(result, engine="kernel", flags=(*result.flags, *errors[:FLAGS], *more))
+
+        yield grade_piece
+
+
+def run_notebook(data: bytes, tier: str, limits: Limits) -> dict:
+    """Run a notebook confined; whatever it does, an answer comes back in time.
+
+    Args:
+        data: its bytes.
+        tier: ``namespaces``, ``bubblewrap`` or ``unconfined``.
+        limits: of the run.
+    Returns:
+        ``errors``: (cell, what) in order, cell 0 for the notebook as a whole; ``notebook``: its text with outputs, if it came so far.
+    """
+    with tempfile.TemporaryDirectory(prefix="course-kernel-") as folder:
+        (Path(folder) / "root").mkdir()
+        settings = {
+            "tier": tier, "root": f"{folder}/root", "folder": folder, "reads": _reads(), "hides": [], "seconds": limits.seconds,
+            "cell_seconds": limits.cell_seconds, "memory_megabytes": limits.memory_megabytes,
+        }  # fmt: skip
+        program = [sys.executable, "-m", "course_lib.classroom.kernel_run", json.dumps(settings)]
+        if tier == "bubblewrap":
+            program = [*bubblewrap(settings["reads"], [])[:-2], "--die-with-parent", "--chdir", "/tmp", "--", *program]
+        home = folder if tier == "unconfined" else "/tmp"
+        environment = {
+            "PATH": f"{os.path.dirname(sys.executable)}:/usr/bin:/bin", "HOME": home, "LANG": "C.UTF-8", "COURSE_FAST": "1",
+            "COURSE_HEADLESS": "1", "COURSE_PROGRESS": f"{home}/progress.json", "JUPYTER_RUNTIME_DIR": f"{home}/runtime",
+            "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(Path(course_lib.__file__).parents[1]), "MPLCONFIGDIR": home,
+        }  # fmt: skip
+        said = _run(program, environment, data, limits.seconds)
+    if said is None:
+        return {"errors": [(0, f"the notebook did not end within {limits.seconds} seconds")]}
+    try:
+        done = json.loads(said)
+        if "unreadable" in done:
+            return {"errors": [(0, f"Jupyter cannot open it ({done['unreadable']})")]}
+        return {"errors": [(int(number), str(what)) for number, what in done["errors"]], "notebook": str(done["notebook"])}
+    except (ValueError, TypeError, KeyError):
+        return {"errors": [(0, "its run ended before it could say anything")]}
+
+
+def _run(program: list[str], environment: dict[str, str], data: bytes, seconds: float) -> bytes | None:
+    """What a program says, at most :data:`OUTPUT_LIMIT` bytes; None when it took too long. Nothing of it is left running."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as given:
+        given.write(data)
+        given.seek(0)
+        process = subprocess.Popen(
+            program, env=environment, stdin=given, stdout=output, stderr=subprocess.DEVNULL, start_new_session=True, cwd="/"
+        )
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        return output.read(OUTPUT_LIMIT)
+
+
+def _reads() -> list[str]:
+    """What a kernel may read: what a confined function may, and the library."""
+    return sorted({*readable(Path(course_lib.__file__).parent)})

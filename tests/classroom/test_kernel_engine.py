@@ -1,0 +1,128 @@
+"""``--engine kernel``: all cells run, confined; points stay those of the judge."""
+
+import contextlib
+import json
+import os
+import time
+from dataclasses import replace
+
+import pytest
+from stand_ins import LESSON, result_of
+
+from course_lib.classroom import kernel_engine
+from course_lib.classroom.confine import doctor
+from course_lib.classroom.kernel_engine import Limits, kernel_grader, run_notebook
+from course_lib.errors import CourseError
+
+LIMITS = Limits(seconds=90, cell_seconds=20)
+
+
+def notebook(*cells: str, kernel: str = "python3") -> bytes:
+    made = [
+        {"cell_type": "code", "id": f"c{i}", "metadata": {}, "source": c, "outputs": [], "execution_count": None}
+        for i, c in enumerate(cells)
+    ]
+    about = {"kernelspec": {"name": kernel, "display_name": "x", "language": "python"}}
+    return json.dumps({"cells": made, "metadata": about, "nbformat": 4, "nbformat_minor": 5}).encode()
+
+
+@pytest.fixture(scope="module")
+def tier():
+    """The best one here that can hold a kernel."""
+    found = [name for name, why in doctor() if why is None and name != "landlock"]
+    if not found:
+        pytest.skip("this system gives neither namespaces nor bubblewrap")
+    return found[0]
+
+
+LOOK = """
+import glob, os, socket, urllib.request
+found = {"solutions": glob.glob("%s/solutions/*"), "processes": len([p for p in os.listdir("/proc") if p.isdecimal()])}
+found["others"] = os.path.exists("%s")
+try:
+    open(os.path.join(os.path.dirname(glob.__file__), "x"), "w")
+except OSError as error:
+    found["write"] = type(error).__name__
+try:
+    socket.create_connection(("1.1.1.1", 53), timeout=2)
+except OSError as error:
+    found["network"] = type(error).__name__
+from course_lib.exercises import check
+found["library"] = callable(check)
+print(found)
+"""
+
+
+def test_all_cells_run_confined_and_what_stopped_is_told_by_cell(tier, tmp_path, request):
+    (tmp_path / "secret").write_text("of another student")
+    look = LOOK % (request.config.rootpath, tmp_path / "secret")
+    done = run_notebook(notebook("x = 1", "undefined", look, "print(x)"), tier, LIMITS)
+    assert done["errors"] == [(2, "NameError: name 'undefined' is not defined")]
+    cells = json.loads(done["notebook"])["cells"]
+    said = eval("".join(cells[2]["outputs"][0]["text"]))
+    assert said["solutions"] == [] and said["others"] is False and said["library"] is True
+    assert "write" in said and "network" in said and said["processes"] < 10
+    assert cells[3]["outputs"][0]["text"] == ["1\n"]
+
+
+def test_whatever_a_notebook_does_an_answer_comes_back_and_nothing_is_left_running(tier):
+    mark = f"course-left-{os.getpid()}"
+    stays = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)', '{mark}'])"
+    done = run_notebook(notebook(stays, "import os; os._exit(1)", "1"), tier, LIMITS)
+    assert done["errors"] == [(2, "ended the kernel; the cells after it were not run")]
+    assert not _running(mark)
+    assert "Jupyter cannot open it" in run_notebook(b"[", tier, LIMITS)["errors"][0][1]
+
+
+def _running(mark: str) -> bool:
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+            if mark.encode() in file.read() and int(pid) != os.getpid():
+                return True
+    return False
+
+
+def test_a_notebook_that_never_ends_is_stopped(tier):
+    started = time.monotonic()
+    done = run_notebook(notebook("import time", "while True: time.sleep(1)"), tier, replace(LIMITS, seconds=6))
+    assert done["errors"] == [(0, "the notebook did not end within 6 seconds")] and time.monotonic() - started < 60
+    slow = run_notebook(notebook("1", "import time; time.sleep(60)"), tier, replace(LIMITS, cell_seconds=1))
+    assert slow["errors"] == [(2, "did not end within 1 seconds; the cells after it were not run")]
+
+
+def test_what_the_notebook_says_of_its_points_earns_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        kernel_engine, "run_notebook", lambda *given: {"errors": [(n, "no") for n in range(12)], "notebook": "{}"}
+    )
+
+    @contextlib.contextmanager
+    def functions():
+        yield lambda piece: result_of(*piece)
+
+    data = b"def sparsity: print('1000 points')"
+    with kernel_grader(functions, "namespaces", tmp_path) as grade:
+        found = grade(("anna", LESSON, data))
+    assert found.points == 0 and found.engine == "kernel"
+    assert found.flags == (*(f"cell {n}: no" for n in range(10)), "2 more cells raise")
+    assert (tmp_path / "anna" / f"{LESSON}.ipynb").read_text() == "{}"
+    assert replace(found, engine="functions", flags=()) == result_of("anna", LESSON, data)
+
+
+def test_a_notebook_that_could_not_be_read_is_not_run(tmp_path):
+    @contextlib.contextmanager
+    def functions():
+        yield lambda piece: replace(result_of(*piece), error="It is cut off.")
+
+    with kernel_grader(functions, "namespaces", tmp_path) as grade:
+        assert grade(("anna", LESSON, b"")).engine == "kernel"
+
+
+def test_landlock_alone_cannot_hold_a_kernel(tmp_path):
+    with pytest.raises(CourseError, match="namespaces or bubblewrap"), kernel_grader(None, "landlock", tmp_path):
+        raise AssertionError
+
+
+@pytest.mark.parametrize("said", [b"", b"[]", b'{"errors": 3}', b'{"errors": [["a", 1]], "notebook": ""}'])
+def test_nonsense_from_a_run_is_an_answer_too(said, monkeypatch):
+    monkeypatch.setattr(kernel_engine, "_run", lambda *given: said)
+    assert run_notebook(b"", "namespaces", LIMITS)["errors"] == [(0, "its run ended before it could say anything")]
