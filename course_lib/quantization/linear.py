@@ -8,6 +8,7 @@ from course_lib.quantization.affine import choose_affine, choose_from_range, deq
 from course_lib.quantization.int_matmul import centred_matmul, to_int8
 from course_lib.quantization.prepacked import Prepacked, prepack, prepacked_matmul
 from course_lib.quantization.scheme import Scheme
+from course_lib.quantization.straight_through import IntegerProduct
 
 CHUNK = 256  # tokens at a time: their codes and sums stay in the processor's cache
 
@@ -37,7 +38,7 @@ class Int8Linear(nn.Module):
 
     Weight codes lie in memory as a byte each, whatever their bits. Activations get codes as they come: "dynamic", symmetric
     int8 and per token; "static", asymmetric with the scale and zero point of calibration, one for all; what lies
-    outside that range gets its end. Gradients do not pass. Change codes by :meth:`store` alone. Once used, oneDNN's layout of the
+    outside that range gets its end. Gradients do not pass, unless asked to. Change codes by :meth:`store` alone. Once used, oneDNN's layout of the
     codes takes their bytes again (:mod:`course_lib.quantization.prepacked`). Jacob et al. 2017, 1712.05877.
 
     Args:
@@ -48,6 +49,7 @@ class Int8Linear(nn.Module):
         codes: (N, K), int8, or uint8 for asymmetric schemes.
         scale: float32 (N, 1) or (1, 1); ``zero_point``: uint8 of that shape, or None.
         input_scale, input_zero_point: float32 and uint8, numbers; None for dynamic activations.
+        pass_gradients: gradients reach the input as if the weight were the dequantized one, for what is trained around it.
     """
 
     def __init__(self, in_features: int, out_features: int, scheme: Scheme, bias: bool = True) -> None:
@@ -64,6 +66,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("input_scale", torch.tensor(1.0) if static else None)
         self.register_buffer("input_zero_point", torch.tensor(0, dtype=torch.uint8) if static else None)
         self.register_buffer("row_sums", torch.zeros(out_features, dtype=torch.int32) if static else None, persistent=False)
+        self.pass_gradients = False
         self._prepacked: Prepacked | bool | None = None  # None: not tried yet; False: not possible here
         self.register_load_state_dict_post_hook(_codes_changed)
 
@@ -167,6 +170,8 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, K) → (…, N), in the dtype of ``x``."""
+        if x.requires_grad and self.pass_gradients:
+            return IntegerProduct.apply(x, self)
         if self.training and x.requires_grad:
             raise CourseError("Int8Linear has no weights to train; train with prepare_qat first, or call model.eval().")
         rows = x.detach().reshape(-1, self.in_features).float()  # (M, K)

@@ -99,3 +99,21 @@ def least_squares_scale(blocks: torch.Tensor, bits: int, steps: int = 40) -> tor
         better = error < least
         best, least = torch.where(better, scale, best), torch.where(better, error, least)
     return best
+
+
+class IntegerProduct(torch.autograd.Function):
+    """``y = base(x)`` of an integer layer, with the gradient of its float form: ``∂L/∂x = ∂L/∂y · Ŵ``, Ŵ the dequantized weight.
+
+    Rounding the inputs to codes counts as the identity (the straight-through estimator, Bengio et al. 2013, 1308.3432).
+    """
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, base: torch.nn.Module) -> torch.Tensor:
+        """(…, K) → (…, N)"""
+        ctx.base = base
+        return base(x.detach())
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """(…, N) → (…, K)"""
+        return gradient @ ctx.base.dequantize().to(gradient.dtype), None
