@@ -115,7 +115,7 @@ class Maker:
     """
 
     def __init__(self, lesson: Lesson, seed: int) -> None:
-        self.seed = seed
+        self.seed, self.known_points = seed, {}
         self.blank = json.loads(lesson.notebook.read_text("utf-8"))
         solution = json.loads(lesson.solution.read_text("utf-8"))
         self.solved = {
@@ -133,10 +133,16 @@ class Maker:
             return "".join(self.solved[exercise.id]), exercise.points
         if kind in ("right", "wrong"):
             answer = rng.choice([a for a in self.known[exercise.id] if (a.says is None) == (kind == "right")])
-            return cell_of(answer), run_check(exercise, answer.function, self.seed).points
+            return cell_of(answer), self.earned(exercise, answer.function)
         if kind in HOSTILE:
             return HOSTILE[kind].replace("{name}", exercise.id), 0.0
         return None, 0.0
+
+    def earned(self, exercise: Exercise, function: Callable) -> float:
+        """The points of an answer, by the notebook's own check."""
+        if function not in self.known_points:
+            self.known_points[function] = run_check(exercise, function, self.seed).points
+        return self.known_points[function]
 
     def notebook(self, kinds: list[str], text: str, rng: random.Random) -> tuple[dict, dict[str, float]]:
         """A notebook with an answer of these kinds to each exercise, and what they earn."""
@@ -155,9 +161,9 @@ def _cell(nb: dict, key: str, name: str) -> dict:
     return next(c for c in nb["cells"] if c["metadata"].get("course", {}).get(key) == name)
 
 
-def students(count: int, rng: random.Random) -> list[tuple[str, str]]:
-    """``(name, kind)`` of so many students: the first ones show every kind, the others are drawn as in a class."""
-    each = ["solved", "right", "wrong", "partial", "untouched", "mixed", *BROKEN, *HOSTILE]
+def students(count: int, rng: random.Random, honest: bool = False) -> list[tuple[str, str]]:
+    """``(name, kind)`` of so many students: the first ones show every kind, the others are drawn as in a class; ``honest``: all are."""
+    each = [] if honest else ["solved", "right", "wrong", "partial", "untouched", "mixed", *BROKEN, *HOSTILE]
     drawn = rng.choices(["right", "wrong", "partial", "mixed", "untouched"], [5, 3, 3, 6, 1], k=max(0, count - len(each)))
     kinds = (each + drawn)[:count]
     return [(f"{number:03d}_{kind}", kind) for number, kind in enumerate(kinds, start=1)]
@@ -181,12 +187,13 @@ def make_class(
     seed: int = 0,
     grading_seed: int = 1,
     root: Path = ROOT,
+    honest: bool = False,
     done: Callable = lambda: None,
 ) -> dict:
-    """Write a class; returns what it should earn: student → lesson → exercise → points."""
+    """Write a class, of honest students alone where that is asked for; returns student → lesson → exercise → points expected."""
     rng, expected = random.Random(seed), {}
     makers = {stem: Maker(Lesson(root, part, stem), grading_seed) for stem in lessons_of(part)}
-    for name, kind in students(count, rng):
+    for name, kind in students(count, rng, honest):
         expected[name] = {}
         for stem, maker in makers.items():
             kinds = kinds_of(kind, len(maker.exercises), rng)
