@@ -63,21 +63,19 @@ def _confine(settings: dict) -> int | None:
     """Give up what children must not have. Returns a descriptor of this process where each child gets namespaces of its own."""
     from . import kernel, landlock, namespaces
 
-    tier, apart = settings["tier"], False
-    if tier == "landlock":
-        landlock.restrict(settings["reads"], settings["hides"])
-    elif tier == "namespaces":
+    tier = settings["tier"]
+    if tier == "namespaces":
         namespaces.enter(settings["root"], settings["reads"], settings["hides"])
         if first := os.fork():  # the child is the first process of the new namespace, and goes on
             _outlive(first)
-        apart = True
-    elif tier == "bubblewrap":
-        apart = kernel.has_capability(kernel.CAP_SYS_ADMIN)  # inside; not where bubblewrap is a program of root's
-        if not apart:  # then all children have one /tmp
-            landlock.restrict(settings["reads"], settings["hides"])
+    own = os.pidfd_open(os.getpid()) if tier in ("namespaces", "bubblewrap") else None
+    if own is not None and not namespaces.can_fork_apart(own):
+        own = None  # bubblewrap does not always give what it takes
+    if own is None and tier != "unconfined":  # then all children have one /tmp, which must not take anything
+        landlock.restrict(settings["reads"], settings["hides"])
     if tier != "unconfined":
         kernel.hide_memory()
-    return os.pidfd_open(os.getpid()) if apart else None
+    return own
 
 
 def _outlive(first: int) -> None:

@@ -19,17 +19,16 @@ NUMBERS = {  # system call → its number on (x86_64, aarch64); None where there
     "open_by_handle_at": (304, 265), "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
     "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219), "syslog": (103, 116), "personality": (135, 92),
     "mount_setattr": (442, 442), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
-    "landlock_restrict_self": (446, 446), "capget": (125, 90), "capset": (126, 91),
+    "landlock_restrict_self": (446, 446), "capset": (126, 91),
 }  # fmt: skip
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of the table, AUDIT_ARCH
 TO_ITSELF = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")  # allowed when the target is the process
-USED_HERE = ("capget", "capset", "mount_setattr", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self")
+USED_HERE = ("capset", "mount_setattr", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self")
 DENIED = tuple(n for n in NUMBERS if n not in ("clone", "clone3", *TO_ITSELF, *USED_HERE))
 
 PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 4, 22, 38, 24
 EPERM, ENOSYS = 1, 38
 CLONE_THREAD = 0x00010000
-CAP_SYS_ADMIN = 21
 
 
 def supported() -> bool:
@@ -65,13 +64,6 @@ class CapabilityHeader(ctypes.Structure):
     """Which form of the sets of capabilities is meant, and whose."""
 
     _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
-
-
-def has_capability(number: int) -> bool:
-    """True when this process has a capability in its user namespace."""
-    sets = (ctypes.c_uint32 * 6)()
-    system_call("capget", ctypes.byref(CapabilityHeader(0x20080522, 0)), sets)
-    return bool(sets[3 * (number // 32)] >> number % 32 & 1)
 
 
 def drop_capabilities() -> None:

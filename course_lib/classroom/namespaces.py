@@ -74,6 +74,21 @@ def fork_apart(own: int) -> int:
     return os.fork()
 
 
+def can_fork_apart(own: int) -> bool:
+    """True where :func:`fork_apart` and :func:`private_tmp` work: tried with a child that ends at once."""
+    try:
+        child = fork_apart(own)
+    except OSError:
+        return False
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    try:
+        private_tmp(1)
+    except OSError:
+        os._exit(1)
+    os._exit(0)
+
+
 def private_tmp(megabytes: int) -> None:
     """An empty ``/tmp`` that nobody else sees and that is gone with the process; ``/proc`` is empty."""
     call("unshare", CLONE_NEWNS | CLONE_NEWIPC)
