@@ -1,13 +1,16 @@
 """What a student gets back: one page with points, a message for what went wrong, and comments on open answers.
 
 Neither solutions nor the inputs that were drawn for grading are in it: a known mistake is explained on an input that the
-notebook's own check draws, and calls are shown without their arguments. All that a learner wrote is escaped.
+notebook's own check draws, calls are shown without their arguments, and a number that was drawn for grading alone is shown as …
+All that a learner wrote is escaped.
 """
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+
+import torch
 
 from course_lib.classroom.gradebook import Row
 from course_lib.classroom.manual import Given, Key
@@ -31,6 +34,7 @@ SAID = {
     "refused": "It was not graded.",
 }
 UNTOUCHED = "YOUR ANSWER HERE"
+NUMBER = re.compile(r"[-−]?(?:\d+\.\d+|\d{1,3}(?:,\d{3})+|\d{4,})")  # small whole numbers are sizes and places
 
 
 def feedback_page(
@@ -76,7 +80,7 @@ def _lesson(result: Result, questions: Sequence[OpenQuestion], given: Mapping[Ke
         for q in questions
         if q.id in texts
     ]
-    exercises = [_exercise(e) for e in result.exercises]
+    exercises = [_exercise(e, result.seed) for e in result.exercises]
     earned = result.points + sum(a["given"].points for a in answers if a["given"])
     of = result.max_points + sum(a["of"] for a in answers)
     return {
@@ -89,27 +93,53 @@ def _lesson(result: Result, questions: Sequence[OpenQuestion], given: Mapping[Ke
     }
 
 
-def _exercise(e: ExerciseResult) -> dict:
-    cases = [{"name": c.name, "passed": c.passed, "message": without_inputs(e.id, c.message)} for c in e.cases]
+def _exercise(e: ExerciseResult, seed: int) -> dict:
+    cases = [{"name": c.name, "passed": c.passed, "message": without_inputs(e.id, c.message, seed)} for c in e.cases]
     about = {"id": e.id, "title": find(e.id).title, "points": e.points, "of": e.max_points, "verdict": SAID[e.verdict]}
-    return {**about, "message": message_for(e), "cases": cases}
+    return {**about, "message": message_for(e, seed), "cases": cases}
 
 
-def message_for(result: ExerciseResult) -> str:
+def message_for(result: ExerciseResult, seed: int) -> str:
     """What a student is told of an exercise, without inputs that were drawn for grading."""
     if result.misconception:
         return _explained(find(result.id), result.misconception)
-    return without_inputs(result.id, result.message)
+    return without_inputs(result.id, result.message, seed)
 
 
-def without_inputs(name: str, message: str) -> str:
-    """A message with the arguments of calls, and what came of them, left out.
+def without_inputs(name: str, message: str, seed: int) -> str:
+    """A message without the arguments of calls, what came of these, and the numbers that only cases of this seed have.
 
-    >>> without_inputs("f", "With a threshold of 0, `f(tensor([1., 2.]), 0)` gave 3.5: its value is too large.")
-    'With a threshold of 0, `f(…)`: its value is too large.'
+    >>> without_inputs("sparsity", "With a matrix, `sparsity(tensor([1., 2.]))` gave 3.5: its value is too large.", 1)
+    'With a matrix, `sparsity(…)`: its value is too large.'
     """
     message = re.sub(rf"`{name}\([^`]*`(?: …`)? gave .*?: ", f"`{name}(…)`: ", message, flags=re.DOTALL)
-    return re.sub(rf"`{name}\([^`]*`", f"`{name}(…)`", message)
+    message = re.sub(rf"`{name}\([^`]*`", f"`{name}(…)`", message)
+    return NUMBER.sub(lambda found: "…" if _was_drawn(found[0], name, seed) else found[0], message)
+
+
+def _was_drawn(text: str, name: str, seed: int) -> bool:
+    """Whether a number, as far as its digits go, is one of the inputs of this seed and none of the notebook's own."""
+    value = float(text.replace(",", "").replace("−", "-"))
+    digits = len(text.partition(".")[2])
+    return abs(value) in _rounded(name, seed, digits) - _rounded(name, 0, digits)
+
+
+@cache
+def _rounded(name: str, seed: int, digits: int) -> frozenset[float]:
+    """The sizes of all numbers in the inputs of a seed, rounded to so many digits behind the point."""
+    return frozenset(round(abs(x), digits) for case in find(name).draw(seed) for x in _numbers((case.args, case.calls)))
+
+
+def _numbers(value: object) -> Iterator[float]:
+    if isinstance(value, torch.Tensor):
+        yield from (x for x in value.detach().flatten().tolist() if isinstance(x, (int, float)))
+    elif isinstance(value, dict):
+        yield from _numbers(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, (int, float)):
+        yield value
 
 
 @cache

@@ -10,6 +10,7 @@ from course_lib.classroom.pages import picture, render
 from course_lib.classroom.results import ExerciseResult, Result
 from course_lib.show.figure import new_figure
 
+SHOWN = 20  # misconceptions
 GROUPS = {  # what is counted together, from full points to none
     "solved": ("solved",),
     "partial": ("partial",),
@@ -34,12 +35,13 @@ def summary_page(table: Sequence[Row], results: Sequence[Result], part: str, mos
         most: points that the part is worth.
         about: version, engine, tier and seed of the run.
     """
-    listed = by_exercise(results)
+    listed, known = by_exercise(results), misconceptions(results)
     return render(
         "summary.html.j2",
         part=part, rows=table, count=len(results), of=most, waiting=sum(r.waiting for r in table), exercises=listed,
         median=statistics.median([r.total for r in table]) if table else 0.0, totals=picture(totals_plot(table, most)),
-        verdicts=picture(verdicts_plot(listed)), misconceptions=misconceptions(results), flagged=[r for r in table if r.flags],
+        verdicts=picture(verdicts_plot(listed)), misconceptions=known[:SHOWN], more=known[SHOWN:],
+        flagged=[r for r in table if r.flags],
         pages={r.student: page_name(r.student) for r in table}, about=about,
     )  # fmt: skip
 
@@ -65,7 +67,7 @@ def by_exercise(results: Sequence[Result]) -> list[dict]:
 def misconceptions(results: Sequence[Result]) -> list[dict]:
     """Known mistakes, the most common first."""
     found = [e for r in results for e in r.exercises if e.misconception]
-    said = {(e.id, e.misconception): message_for(e) for e in found}
+    said = {(e.id, e.misconception): message_for(e, 0) for e in found}
     counted = Counter((e.id, e.misconception) for e in found)
     ranked = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
     return [{"exercise": e, "name": m, "count": count, "message": said[e, m]} for (e, m), count in ranked]

@@ -62,19 +62,27 @@ def test_every_known_mistake_is_explained_on_an_input_that_the_notebook_shows_to
     known = {m.name: judge(exercise, c := exercise.draw(0), run_cases(m.mistake, c, 5.0)) for m in exercise.misconceptions}
     assert all(verdict.misconception == name for name, verdict in known.items())
     for m in exercise.misconceptions:
-        said = message_for(ExerciseResult(exercise.id, 0.0, exercise.points, "wrong", "on a hidden input", m.name))
+        said = message_for(ExerciseResult(exercise.id, 0.0, exercise.points, "wrong", "on a hidden input", m.name), 1)
         assert said and said == known[m.name].message
 
 
 def test_calls_are_shown_without_arguments_and_results():
-    message = (
-        "With two rows, `f(tensor([[1., 2.]]), 'a').step(3) …` gave a tensor of [1, 2]: its shape is (2,); expected (1, 2)."
-    )
-    assert without_inputs("f", message) == "With two rows, `f(…)`: its shape is (2,); expected (1, 2)."
-    assert (
-        without_inputs("f", "it raised ValueError: no (`line 3: return g(w)`).")
-        == "it raised ValueError: no (`line 3: return g(w)`)."
-    )
+    message = "With two rows, `sparsity(tensor([[1., 2.]]), 'a').step(3) …` gave a tensor of [1, 2]: its shape is (2,); expected (1, 2)."
+    assert without_inputs("sparsity", message, 1) == "With two rows, `sparsity(…)`: its shape is (2,); expected (1, 2)."
+    raised = "it raised ValueError: no (`line 3: return g(w)`)."
+    assert without_inputs("sparsity", raised, 1) == raised
+
+
+def test_numbers_that_were_drawn_for_grading_are_not_shown():
+    def drawn(seed: int) -> float:
+        return find("soft_threshold").draw(seed)[0].args[0].flatten()[0].item()
+
+    for digits in (2, 4):
+        hidden, known = f"{drawn(1):.{digits}f}", f"{drawn(0):.{digits}f}"
+        told = without_inputs("soft_threshold", f"the weight {hidden} came out as 0.123456; 3 of 10; {known}", 1)
+        assert told == f"the weight … came out as 0.123456; 3 of 10; {known}"
+    bits = next(n for c in find("megabytes").draw(1) for n in c.args if n > 10**6 and n != 10**6)
+    assert without_inputs("megabytes", f"for {bits:,} and 1,000,000 weights", 1) == "for … and 1,000,000 weights"
 
 
 def test_names_of_pages_are_fit_for_any_file_system():
@@ -89,6 +97,7 @@ def test_code_in_messages_and_markdown_of_the_course():
     assert "<em>x</em>" in markdown("*x*") and "$a_1$" in markdown("where $a_1$ is")
 
 
+KNOWN = [(e, m) for e in all_exercises().values() for m in e.misconceptions if e.points >= 2][:25]
 CLASS = [result_of("anna", LESSON, SOLVED), result_of("ben", LESSON, HALF), result_of("cleo", LESSON, WRONG)]
 
 
@@ -112,6 +121,9 @@ def test_the_summary_page_lists_students_flags_and_what_waits():
     text = summary_page(made, CLASS, "0_start", 7.0, ABOUT)
     assert "3 students, 3 notebooks" in text and "look here" in text and "3 open answers wait" in text
     assert 'href="feedback/anna.html"' in text and "confined by landlock, cases of seed 3" in text
+    many = [replace(CLASS[2], exercises=(replace(CLASS[2].exercises[0], id=e.id, misconception=m.name),)) for e, m in KNOWN]
+    shortened = summary_page(made, many, "0_start", 7.0, ABOUT)
+    assert f"{len(KNOWN) - 20} more, of 1 student or fewer" in shortened
     empty = summary_page([], [], "0_start", 7.0, ABOUT)
     assert "0 students" in empty and "No known mistake" in empty and "Nothing." in empty
 
