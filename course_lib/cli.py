@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from course_lib import __version__
-from course_lib.commands import bench, compression, grading, learning, lessons, levers, peers, search, sweeps, techniques, training
+from course_lib.commands import (
+    bench,
+    compression,
+    costs,
+    grading,
+    learning,
+    lessons,
+    levers,
+    peers,
+    search,
+    sweeps,
+    techniques,
+    training,
+)
 from course_lib.errors import CourseError
 
 app = typer.Typer(
@@ -29,6 +42,7 @@ for command in (
     search.search,
     levers.levers,
     techniques.techniques,
+    costs.costs,
     peers.peers,
     bench.bench,
     sweeps.sweeps,
