@@ -13,7 +13,7 @@ from torch import nn
 from course_lib.parallel.collectives import ring_all_reduce
 from course_lib.parallel.data_parallel import DataParallel, global_tokens, part_of
 from course_lib.parallel.pipeline import token_loss
-from course_lib.parallel.process_group import init_from_env
+from course_lib.parallel.process_group import device, init_from_env
 from course_lib.parallel.sharded_optimizer import ShardedAdamW
 
 STEPS, ROWS, LENGTH, WORDS, TAGS, WIDTH, LR = 5, 6, 12, 100, 3, 32, 1e-3
@@ -61,12 +61,13 @@ def one_process() -> list[float]:
 
 def together() -> list[float]:
     """The same by all workers of the process group, each with its rows of the batch."""
-    model = Tagger()
+    here = device()
+    model = Tagger().to(here)
     parallel = DataParallel(model)
     optimizer, losses = ShardedAdamW(model.parameters(), LR), []
     for step in range(STEPS):
-        ids, mask, labels = map(part_of, made_up(step))
-        loss = torch.zeros((), dtype=torch.float64)
+        ids, mask, labels = (part_of(tensor).to(here) for tensor in made_up(step))
+        loss = torch.zeros((), dtype=torch.float64, device=here)
         tokens = global_tokens(labels)
         optimizer.zero_grad()
         if len(ids):  # more workers than rows: some have none
@@ -81,7 +82,7 @@ def together() -> list[float]:
 
 def main() -> None:
     """Join the group that torchrun describes, train, print the losses."""
-    rank, workers = init_from_env("gloo")
+    rank, workers = init_from_env()
     losses = together()
     if rank == 0:
         print(json.dumps({"workers": workers, "losses": losses}), flush=True)

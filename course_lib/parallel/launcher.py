@@ -5,6 +5,7 @@ call, find each other and report. Nothing is written to disk.
 """
 
 import contextlib
+import linecache
 import os
 import pickle
 import signal
@@ -56,8 +57,8 @@ def run(
         WorkerError: a worker raised, died, or kept its peers waiting; it names the rank and has its traceback.
         ValueError: bad arguments, or ones that cannot be sent.
 
-    >>> run(max, 2, [3, 1, 2])
-    [3, 3]
+    >>> run(max, 1, [3, 1, 2])
+    [3]
     """
     expect(callable(fn), "fn", fn, "a function")
     expect(isinstance(world_size, int) and world_size >= 1, "world_size", world_size, "a number of processes, at least 1")
@@ -65,13 +66,13 @@ def run(
     expect(threads >= 1, "threads", threads, "at least 1")
     call = _pickled(fn, args)
     settings, workers = [backend, str(timeout_s), str(JOIN_S), str(threads)], []
-    with _loopback_store() as store, Logs() as logs, _ended(workers):
-        store.set("call", call)
+    with Desk() as desk, Logs() as logs, _ended(workers):
+        desk.store.set("call", call)
         for rank in range(world_size):
-            workers.append(_start(_environment(rank, world_size, store.port, threads, env), settings))
+            workers.append(_start(_environment(rank, world_size, desk.port, threads, env), settings))
             logs.follow(rank, workers[-1])
-        reports = _watch(workers, store, logs, timeout_s)
-        store.set("over", "")
+        reports = _watch(workers, desk, logs, timeout_s)
+        desk.store.set("over", "")
         with contextlib.suppress(subprocess.TimeoutExpired):  # who hangs on leaving is killed
             for worker in workers:
                 worker.wait(timeout=5)
@@ -79,20 +80,34 @@ def run(
 
 
 def _pickled(fn: Callable, args: tuple) -> bytes:
+    file = getattr(getattr(fn, "__code__", None), "co_filename", "")
+    lines = [] if os.path.exists(file) else linecache.getlines(file)  # of a notebook's cell, for the worker's tracebacks
     try:
-        return cloudpickle.dumps((fn, args))
+        return cloudpickle.dumps((fn, args, file, lines))
     except (TypeError, pickle.PicklingError, AttributeError) as error:
         raise ValueError(f"fn = {fn!r}: it or its arguments cannot be sent to another process: {error}") from error
 
 
-@contextlib.contextmanager
-def _loopback_store() -> Iterator[dist.TCPStore]:
-    """A store that only this machine can reach, on a free port that stays taken from the start: no run meets another's."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(128)
-        port = listener.getsockname()[1]
-        yield dist.TCPStore("127.0.0.1", port, None, True, timedelta(seconds=JOIN_S), False, master_listen_fd=listener.detach())
+class Desk:
+    """The store where workers get their call and leave their reports; only this machine can reach it.
+
+    Its port is free when the system gives it and stays taken from then on, so no run meets another's. It is closed at the end of
+    the ``with``, even if an error's traceback, which a notebook keeps, still holds this object.
+    """
+
+    def __enter__(self) -> "Desk":
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(128)
+            self.port = listener.getsockname()[1]
+            handle = listener.detach()
+        self.store = dist.TCPStore(
+            "127.0.0.1", self.port, None, True, timedelta(seconds=JOIN_S), False, master_listen_fd=handle
+        )
+        return self
+
+    def __exit__(self, *_) -> None:
+        del self.store
 
 
 def _environment(rank: int, world_size: int, port: int, threads: int, more: Mapping[str, str] | None) -> dict[str, str]:
@@ -125,7 +140,7 @@ def _start(environment: dict[str, str], settings: list[str]) -> subprocess.Popen
     )
 
 
-def _watch(workers: list[subprocess.Popen], store: dist.TCPStore, logs: Logs, timeout_s: float) -> list[dict]:
+def _watch(workers: list[subprocess.Popen], desk: Desk, logs: Logs, timeout_s: float) -> list[dict]:
     """The reports of all ranks, all with results.
 
     Raises:
@@ -135,12 +150,12 @@ def _watch(workers: list[subprocess.Popen], store: dist.TCPStore, logs: Logs, ti
     while len(peers.reports) < len(workers):
         for rank, worker in enumerate(workers):
             dead = worker.poll() is not None  # asked before its report is: the report is older than the death
-            if rank not in peers.reports and store.check([f"report/{rank}"]):
-                peers.reports[rank] = pickle.loads(store.get(f"report/{rank}"))
+            if rank not in peers.reports and desk.store.check([f"report/{rank}"]):
+                peers.reports[rank] = pickle.loads(desk.store.get(f"report/{rank}"))
             elif rank not in peers.reports and dead:
                 peers.dead[rank] = worker.returncode
         last_chance = len(peers.reports) + len(peers.dead) == len(workers) or (deadline and time.monotonic() > deadline)
-        found = cause(peers, logs, lambda rank: _stack(workers[rank], store, rank), bool(last_chance))
+        found = cause(peers, logs, lambda rank: _stack(workers[rank], desk, rank), bool(last_chance))
         if found:
             raise found
         if peers.complaints and deadline is None:
@@ -149,15 +164,15 @@ def _watch(workers: list[subprocess.Popen], store: dist.TCPStore, logs: Logs, ti
     return [peers.reports[rank] for rank in range(len(workers))]
 
 
-def _stack(worker: subprocess.Popen, store: dist.TCPStore, rank: int) -> str | None:
+def _stack(worker: subprocess.Popen, desk: Desk, rank: int) -> str | None:
     """Where a worker is right now; None if it does not answer within two seconds."""
     try:
         worker.stdin.write(b"stack\n")
         worker.stdin.flush()
-        store.wait([f"stack/{rank}"], timedelta(seconds=2))
+        desk.store.wait([f"stack/{rank}"], timedelta(seconds=2))
     except (OSError, dist.DistError):
         return None
-    return store.get(f"stack/{rank}").decode()
+    return desk.store.get(f"stack/{rank}").decode()
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ class Logs:
 
     def __init__(self) -> None:
         self.threads: list[threading.Thread] = []
+        self.lock = threading.Lock()
         self.last: dict[int, deque[str]] = {}
 
     def __enter__(self) -> "Logs":
@@ -44,4 +45,5 @@ class Logs:
                 line = raw.decode(errors="replace")
                 if name == "stderr":
                     self.last[rank].append(line)
-                print(f"[rank {rank}] {line.rstrip()}", file=getattr(sys, name), flush=True)
+                with self.lock:  # or lines of two ranks mix
+                    print(f"[rank {rank}] {line.rstrip()}", file=getattr(sys, name), flush=True)

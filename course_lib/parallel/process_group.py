@@ -40,7 +40,10 @@ def init_from_env(backend: str | None = None, timeout_s: float = 60.0, join_s: f
     missing = [r for r in range(world_size) if not _there(store, r, join_s)]
     if missing:
         raise CourseError(f"After {join_s:g} s these ranks of {world_size} have not joined: {', '.join(map(str, missing))}.")
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout_s))
+    timeout = timedelta(seconds=timeout_s)
+    # Or groups made later, by new_group() or for a device mesh, wait for the 30 minutes that torch sets there; it has no option for it.
+    dist.distributed_c10d.default_pg_timeout = dist.distributed_c10d.default_pg_nccl_timeout = timeout
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     return rank, world_size
 
 

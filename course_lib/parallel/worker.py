@@ -5,6 +5,7 @@ parent holds open, does.
 """
 
 import ctypes
+import linecache
 import os
 import signal
 import sys
@@ -46,7 +47,7 @@ def waits_for_peers(error: BaseException | None) -> bool:
     """Whether an error is what a process sees when another one is late or gone (then the other one is to blame)."""
     if error is None:
         return False
-    told = "gloo/transport" in str(error) or type(error).__name__ == "DistBackendError"
+    told = "gloo/transport" in str(error) or type(error).__name__ in ("DistBackendError", "DistStoreError")
     return told or waits_for_peers(error.__cause__ or error.__context__)
 
 
@@ -69,7 +70,9 @@ def main(backend: str, timeout_s: float, join_s: float, threads: int) -> None:
     store, rank = _store(), os.environ["RANK"]
     try:
         init_from_env(backend, timeout_s, join_s)
-        fn, args = cloudpickle.loads(store.get("call"))
+        fn, args, file, lines = cloudpickle.loads(store.get("call"))
+        if lines:
+            linecache.cache[file] = (0, None, lines, file)
         report = cloudpickle.dumps({"result": fn(*args)})
     except BaseException as error:  # SystemExit too: no rank may leave its peers waiting
         what = f"{type(error).__name__}: {error}".rstrip(": ")
