@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from course_lib.classroom.fork_server import STATUS
+from course_lib.classroom.fork_server import NO_FORK, STATUS
 from course_lib.errors import CourseError, expect
 
 CONFINED = ("namespaces", "bubblewrap", "landlock")  # the first one that works is taken
@@ -152,7 +152,7 @@ class Server:
 
     def _status(self) -> int:
         data = self._control.recv(STATUS.size, socket.MSG_WAITALL)
-        if len(data) < STATUS.size:
+        if len(data) < STATUS.size or STATUS.unpack(data)[0] == NO_FORK:
             raise ConnectionResetError
         return STATUS.unpack(data)[0]
 

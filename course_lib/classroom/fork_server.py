@@ -18,6 +18,7 @@ import sys
 from typing import Any
 
 STATUS = struct.Struct("<i")
+NO_FORK = -1000  # the status of a child that could not be made
 
 
 def main() -> None:
@@ -119,7 +120,7 @@ def _fork(control: socket.socket, descriptor: int, settings: dict, own: int | No
     try:
         pid = namespaces.fork_apart(own) if own is not None else os.fork()
     except OSError:
-        control.sendall(STATUS.pack(-1))
+        control.sendall(STATUS.pack(NO_FORK))
         return None
     if pid:
         return pid

@@ -4,6 +4,8 @@ Whatever the child does (ends, says nothing, says nonsense), the judge gets an a
 """
 
 import dataclasses
+import re
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -109,8 +111,6 @@ class Session:
 
 def clean(text: Any, limit: int = TEXT_LIMIT) -> str:
     """Text from a child, fit for a file: no addresses, which differ from run to run, no strange characters, not too long."""
-    import re
-
     text = re.sub(r"\b0x[0-9a-f]{6,}\b", "0x…", str(text)[:limit])
     return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
 
@@ -118,8 +118,6 @@ def clean(text: Any, limit: int = TEXT_LIMIT) -> str:
 def _ended(code: int) -> str:
     if code >= 0:
         return f"it ended the whole process (exit code {code})"
-    import signal
-
     try:
         name = signal.Signals(-code).name
     except ValueError:
