@@ -54,12 +54,16 @@ def changed(parts: Sequence[ast.AST]) -> set[str]:
 
 
 def used(source: str) -> Callable[[Sequence[ast.AST]], set[str]]:
-    """For some code: a function that gives the global names which a statement of it uses, also within functions."""
+    """For some code: a function that gives the global names which a statement of it uses, also within functions.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError: it is no Python.
+    """
+    table = symtable.symtable(source, "cell", "exec")
 
     @cache
     def nested() -> list[tuple[int, set[str]]]:
-        tables = symtable.symtable(source, "cell", "exec").get_children()
-        return [(table.get_lineno(), set(_globals(table))) for table in tables]
+        return [(inner.get_lineno(), set(_globals(inner))) for inner in table.get_children()]
 
     def of(parts: Sequence[ast.AST]) -> set[str]:
         node = parts[0]
