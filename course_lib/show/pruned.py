@@ -93,7 +93,7 @@ def f1_against_size(points: Sequence[Mapping], floor: float, allowed: float):
         axes.plot(best["megabytes"], best["f1"][0], marker="o", markersize=15, fillstyle="none", color="black")
         axes.annotate(
             f"smallest within {allowed:.2f}: {best['name']}, {best['megabytes']:.1f} MB",
-            (best["megabytes"], best["f1"][0]), (0.98, 0.06), textcoords="axes fraction", ha="right",
+            (best["megabytes"], best["f1"][0]), (0.98, 0.95), textcoords="axes fraction", ha="right",
             arrowprops={"arrowstyle": "-", "color": "black", "shrinkB": 9},
         )  # fmt: skip
     largest = max(p["megabytes"] for p in points)

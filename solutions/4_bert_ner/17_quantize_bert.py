@@ -224,7 +224,7 @@ asked = calibration_batches(make_windows([s.words for s in few], tokenizer), pad
 divergence = Divergence(model, asked)
 scan = node_scan(model, ranges, metric=lambda candidate: -divergence(candidate))
 costs = {s.name.replace("bert.encoder.layer.", "layer "): s.drop for s in scan}
-cost_bars(dict(list(costs.items())[:12]), "divergence from this node alone, nats (log scale)")
+cost_bars(dict(list(costs.items())[:12]), "divergence from this node alone, nats")
 
 # %%
 worst = next(iter(costs))
@@ -244,6 +244,9 @@ prose(
 )
 
 # %% [markdown]
+# The names are those of the layer that lesson 15 writes out: `output.dense` is the second matrix of the feed-forward block, `output.LayerNorm:input` the sum of its output and the residual;
+# with `attention.` before it, the same after the attention. The words behind the colon say whether it is what the module reads or what it puts out.
+#
 # Compare the last two numbers. Single costs **add up**, at least to the right size: when many nodes are rounded at once their errors meet, and the whole may come out larger than
 # the sum. So a scan gives the *order* of the nodes and a first estimate, and turns the choice
 # into arithmetic: leave out nodes, the most costly first, until the sum of the others is within a budget.
@@ -315,7 +318,8 @@ prose(
 )
 
 # %% [markdown]
-# These nodes are sums of vectors, not matrix products: in float they cost next to no time, and no weights. This is how the problem is solved in practice, in every serious tool: `nodes_to_exclude` is even the name
+# F1 may even come out above that of the float model in the left panel: with so few sentences that is luck, and no reason to prefer that point. The costliest nodes are sums of vectors and what goes into them,
+# and no matrix product reads them, only a LayerNorm: in float they take next to no time, and no weights. This is how the problem is solved in practice, in every serious tool: `nodes_to_exclude` is even the name
 # of an argument of ONNX Runtime's quantizer.
 
 # %% [markdown]
@@ -426,8 +430,8 @@ prose(
 # %% [markdown]
 # ## When it has to be static: SmoothQuant
 #
-# Some chips and runtimes want scales that are known beforehand. For the inputs of a **linear layer** there is another way out. Divide column $j$ of the input by a number $s_j > 0$ and multiply column $j$ of the
-# weight $W$, shape $(R, D)$, by it:
+# Some chips and runtimes want scales that are known beforehand. For the inputs of a **linear layer** there is another way out. Its weight $W$ has the shape $(R, C)$: $R$ outputs, and $C$ inputs, which are the columns of
+# $X$. Divide column $j$ of the input by a number $s_j > 0$ and multiply column $j$ of the weight by it ($\oslash$ divides entry by entry):
 #
 # $$y = x W^\top = \underbrace{(x \oslash s)}_{\text{smoother}} \; \underbrace{(W \operatorname{diag}(s))^\top}_{\text{a little rougher}},
 # \qquad s_j = \frac{\max_t |X_{tj}|^{\alpha}}{\max_r |W_{rj}|^{1-\alpha}} .$$
@@ -446,20 +450,20 @@ def smoothed(absmax: torch.Tensor, weight: torch.Tensor, alpha: float = 0.5) -> 
     """SmoothQuant's scales, and the weight that belongs behind a division of the input by them.
 
     Args:
-        absmax: ``max_t |X_tj|``, the size of each input column, (D,), at least 0.
-        weight: W, (R, D); every column has a weight that is not 0.
+        absmax: ``max_t |X_tj|``, the size of each input column, (C,), at least 0.
+        weight: W, (R, C); every column has a weight that is not 0.
         alpha: how much of the difficulty moves to the weights, 0 to 1.
     Returns:
-        s (D,), which is 1 where absmax is 0, and the new weight (R, D).
+        s (C,), which is 1 where absmax is 0, and the new weight (R, C).
 
     >>> smoothed(torch.tensor([16.0, 1.0]), torch.tensor([[1.0, -4.0]]))
     (tensor([4.0000, 0.5000]), tensor([[ 4., -2.]]))
     """
     ### BEGIN SOLUTION
-    sizes = weight.abs().amax(0)  # (D,): over the outputs
+    sizes = weight.abs().amax(0)  # (C,): over the outputs
     s = absmax**alpha / sizes ** (1 - alpha)
     s = torch.where(absmax == 0, torch.ones_like(s), s)
-    return s, weight * s  # (R, D) times (D,): column by column
+    return s, weight * s  # (R, C) times (C,): column by column
     ### END SOLUTION
 
 
@@ -482,7 +486,7 @@ from course_lib.quantization.smooth import InputScaledLinear
 
 linears = {name: linear for name, (linear, _) in match(model, {ENCODER: None}).found.items()}
 sizes = {name: statistic.absmax() for name, statistic in collect(model, linears, batches, Channels).items()}
-W = linears[NODE].weight.detach()  # (R, D) = (384, 1536)
+W = linears[NODE].weight.detach()  # (R, C) = (384, 1536)
 x = torch.randn(64, W.shape[1], generator=torch.Generator().manual_seed(0)) * sizes[NODE]
 s, W_new = smoothed(sizes[NODE], W, alpha=0.5)
 inside = torch.nn.Linear(*W.T.shape, bias=False)
@@ -498,7 +502,8 @@ print(
 print("your layer and the library's agree:", torch.allclose((x / s) @ W_new.T, library, rtol=1e-4, atol=1e-4))
 
 # %% [markdown]
-# What does it do to the columns? Turn $\alpha$ and watch the large inputs at the left: they are what a static range has to hold.
+# What does it do to the columns? Turn $\alpha$ and watch the largest input, at the far left: a static range has to hold it, and the farther it stands above the others, the coarser are their steps. A small $\alpha$ levels the
+# *weights*: where the column with the largest inputs has the largest weights too, its inputs may stand out more afterwards than before. That is no mistake of the picture. What it means comes below.
 
 # %%
 from course_lib.show.activations import column_balance
@@ -513,7 +518,7 @@ def draw(alpha=0.5):
     return column_balance(
         {"as trained": sizes[NODE], "smoothed": after},
         {"as trained": W.abs().amax(0), "smoothed": new.abs().amax(0)},
-        f"α = {alpha}: largest over median input column {ratios[0]:.1f} before, {ratios[1]:.1f} after",
+        f"α = {alpha}: the largest input column is {ratios[0]:.1f} times the median one before, {ratios[1]:.1f} times after",
     )
 
 
@@ -668,17 +673,16 @@ check("score_range", score_range)
 score_range = use("score_range", score_range)
 
 # %%
+careful = score_ranges(model, batches, score_range)
 lines = ["| 8 bits for the masked scores alone, range from | F1 | divergence, nats |", "|---|---|---|"]
-for name, its in {
-    "all entries of padded batches": careless,
-    "real entries (yours)": score_ranges(model, batches, score_range),
-}.items():
+for name, its in {"all entries of padded batches": careless, "real entries (yours)": careful}.items():
     with quantized_scores(model, its):
         lines.append(f"| {name} | {f1_of(model):.3f} | {divergence(model):.4f} |")
-prose("\n".join(lines))
+widths = [float(top - bottom) for bottom, top in careful]
+prose("\n".join(lines) + f"\n\nYour ranges are {min(widths):.0f} to {max(widths):.0f} wide, layer by layer.")
 
 # %% [markdown]
-# The same collapse, from these nodes alone, in our own few lines of PyTorch, and gone with your range. When an int8 model of yours collapses, look at the calibration data first.
+# The same collapse, from these nodes alone, in our own few lines of PyTorch, and gone with your range: it is wide enough for its lowest code to hide what is masked. When an int8 model of yours collapses, look at the calibration data first.
 
 # %% [markdown]
 # ## Smaller and faster? (claim C4)
@@ -765,7 +769,7 @@ f1s = {stored: [entity_f1(gold, found) for found in row] for stored, row in tabl
 # %%
 reveal("at_equal_bytes", measured="3-bit codes" if f1s[3][0] > f1s[3][1] else "half pruned, 4 bits")
 lines = [
-    "| bits for each weight | rounding alone | half pruned, then rounded | pruned less rounded alone | rounded, then half pruned |"
+    "| bits for each weight | rounding alone | half pruned, then rounded | the second less the first, 95 % interval | rounded, then half pruned |"
 ]
 lines.append("|---|---|---|---|---|")
 beyond = {"better": 0, "worse": 0, "order": 0}
@@ -776,7 +780,7 @@ for stored, (alone, first, last) in table.items():
     beyond["worse"] += gap_high < 0
     beyond["order"] += order_low > 0 or order_high < 0
     a, b, c = f1s[stored]
-    lines.append(f"| {stored} | {a:.3f} | {b:.3f} | {gap:+.3f}, {gap_low:+.3f} to {gap_high:+.3f} | {c:.3f} |")
+    lines.append(f"| {stored} | {a:.3f} | {b:.3f} | {gap:+.3f} [{gap_low:+.3f}, {gap_high:+.3f}] | {c:.3f} |")
 verdict = (
     f"At equal bytes and without training, pruning with rounding is better than rounding alone at {beyond['better']} of {len(table)} sizes and worse at "
     f"{beyond['worse']}, where better and worse mean that the 95 % interval of the difference excludes 0. The order makes such a difference at {beyond['order']}."
