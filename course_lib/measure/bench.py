@@ -17,11 +17,11 @@ from pathlib import Path
 from course_lib.artifacts import write_json
 from course_lib.console import bar
 from course_lib.machine import machine, processors
-from course_lib.measure import bench_ner, bench_parallel, bench_quantization, bench_tensors
+from course_lib.measure import bench_ner, bench_parallel, bench_quantization, bench_tensors, bench_training
 from course_lib.measure.bench_tensors import Pair, Sizes
 
 REPEATS = 7
-ALL = (*bench_tensors.ALL, *bench_quantization.ALL)
+ALL = (*bench_tensors.ALL, *bench_quantization.ALL, *bench_training.ALL)
 LONG = 10.0  # seconds: a pair whose warm-up takes longer is run at most 3 times
 
 

@@ -207,8 +207,9 @@ def _memory(task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, way:
     batch = [x.clone() for x in batch]  # a slice counts with all that it was cut from
     part = micro_batches(batch, math.ceil(len(batch[0]) / way.parts))[0]
     precisions = list(dict.fromkeys(way.schedule(step) for step in range(100)))
-    account = memory_account(model, lambda: task.loss_sum(model, part), batch, optimizer, precisions[0]).rows()
     optimizer.zero_grad()
+    with _around(task, model, way):
+        account = memory_account(model, lambda: task.loss_sum(model, part), batch, optimizer, precisions[0]).rows()
     with LiveBytes(model, optimizer, batch) as live, _around(task, model, way):
         for dtype in precisions:
             train([batch], lambda b: task.losses(model, b, way.parts), optimizer, always(dtype), LossScaler(), task.clip)

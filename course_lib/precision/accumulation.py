@@ -3,6 +3,10 @@
 A token loss is a sum over real tokens divided by their number. The parts of a batch have different numbers of them, so each part's sum
 is divided by the number **of the whole batch**: then the shares add up to its loss, and their gradients to its gradient. To take
 the mean of each part and average these is common and wrong: a token in a short part weighs more than one in a long part.
+
+With a model like BERT each part also makes a gradient of the whole word embedding before it is added, so parts save activations, not that.
+
+Source: Ott et al. 2018, 1806.00187, section 3 (updates delayed over several batches).
 """
 
 from collections.abc import Callable, Iterator, Sequence

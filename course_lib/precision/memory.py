@@ -7,6 +7,10 @@ tensor it saves to a hook, which notes its storage once. The most that is alive 
 - backward, what is saved up to the module, the gradients of its input and output, and the gradients of weights made so far;
 - in the optimizer's step, all gradients and what it allocates to work with.
 
+Mixed precision does not halve all of this: weights, gradients and state stay in fp32, and copies of the weights in half precision are
+kept beside the activations. On an encoder of 22 M parameters, 344 MiB with AdamW, a step with 16 sentences held 392 MiB at most
+in fp32 and 379 in bf16; with one short sentence bf16 saved nothing at all.
+
 Source: Rajbhandari et al. 2019, 1910.02054, section 3 (16 bytes a parameter with Adam in mixed precision, and activations).
 """
 

@@ -31,7 +31,7 @@ IN_HALF = {
 }  # fmt: skip
 # Sums of many terms, exponentials and logarithms.
 IN_FP32 = {
-    F.layer_norm, F.batch_norm, F.group_norm, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax,
+    F.layer_norm, F.rms_norm, F.batch_norm, F.group_norm, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax,
     torch.Tensor.softmax, torch.Tensor.log_softmax, torch.logsumexp, torch.Tensor.logsumexp, torch.exp, torch.log,
     F.cross_entropy, F.nll_loss, F.kl_div, F.mse_loss, F.binary_cross_entropy_with_logits,
 }  # fmt: skip
@@ -56,11 +56,13 @@ class Precision(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         """Call ``func`` with its arguments cast as the tables say."""
         kwargs = kwargs or {}
-        if func is F.multi_head_attention_forward and self.dtype != torch.float32:  # its products are out of this mode's sight
+        if self.dtype == torch.float32:
+            return func(*args, **kwargs)
+        if func is F.multi_head_attention_forward:  # its products are out of this mode's sight
             raise CourseError(
                 "nn.MultiheadAttention is one function to torch: expected attention made of linear layers and products."
             )
-        to = self.dtype if func in IN_HALF else torch.float32 if func in IN_FP32 and self.dtype != torch.float32 else None
+        to = self.dtype if func in IN_HALF else torch.float32 if func in IN_FP32 else None
         if to is not None:
             args, kwargs = tree_map(lambda x: _cast(x, to), (args, kwargs))
         return func(*args, **kwargs)

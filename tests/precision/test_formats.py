@@ -103,6 +103,7 @@ def test_the_limits_are_those_of_finfo(form):
     theirs = torch.finfo(form.dtype)
     assert (form.largest, form.smallest_normal, form.epsilon) == (theirs.max, theirs.tiny, theirs.eps)
     assert form.bits == theirs.bits and form.smallest_subnormal == theirs.tiny * theirs.eps
+    assert 2.0**form.lowest_exponent == theirs.tiny and form.lowest_exponent == 1 - form.bias
 
 
 @given(st.floats(width=64))

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from course_lib.errors import CourseError
-from course_lib.precision.loss_scaler import LossScaler, ScalerSettings, ScalerState, clipped_step, next_state, unscale
+from course_lib.precision.loss_scaler import (
+    LossScaler,
+    ScalerSettings,
+    ScalerState,
+    clipped_step,
+    is_finite,
+    next_state,
+    unscale,
+)
 
 NEVER_STOPS = {"most_skips": 10**6, "smallest": 1e-45}
 
@@ -118,6 +126,13 @@ def test_overflow_at_every_step_stops_when_the_scale_underflows_first():
     assert state.scale == 1.0
     with pytest.raises(CourseError, match=r"3 steps in a row, down to a loss scale of 1: .* at a scale of 1 or more"):
         next_state(state, True, settings)
+
+
+@pytest.mark.parametrize(
+    ("values", "finite"), [([], True), ([1e38, -1e38], True), ([1, math.nan, 2], False), ([-math.inf, 1], False)]
+)
+def test_finite_means_no_infinity_and_no_nan(values, finite):
+    assert is_finite(torch.tensor(values, dtype=torch.float32)) is finite, "also where their sum would overflow"
 
 
 def test_a_good_step_ends_the_count_of_skips():
