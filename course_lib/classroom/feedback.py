@@ -80,7 +80,7 @@ def _lesson(result: Result, questions: Sequence[OpenQuestion], given: Mapping[Ke
         for q in questions
         if q.id in texts
     ]
-    exercises = [_exercise(e, result.seed) for e in result.exercises]
+    exercises = [] if result.error else [_exercise(e, result.seed) for e in result.exercises]
     earned = result.points + sum(a["given"].points for a in answers if a["given"])
     of = result.max_points + sum(a["of"] for a in answers)
     return {

@@ -105,7 +105,7 @@ def grade_class(
     settings: Settings,
     opened: Open,
     spread: Do,
-    advance: Callable[[], object] = lambda: None,
+    advance: Callable[[int], object] = lambda count: None,
 ) -> Graded:
     """Grade what is not graded yet and write ``results.jsonl`` and ``history.jsonl``.
 
@@ -118,13 +118,14 @@ def grade_class(
         settings: what verdicts depend on.
         opened: what a worker does: made there, its context gives ``(student, lesson, bytes) → Result``.
         spread: how work is spread over workers.
-        advance: called after each verdict.
+        advance: called with how many verdicts there are already, then with 1 after each.
     """
     log = GradingLog(out / "log.jsonl")
     with contextlib.closing(log):
         keys = {settings.key(s): s for s in submissions if s.path is not None}
         done = {key: result for key, result in log.entries if key in keys}
         before, failed = len(done), {}
+        advance(before)
         work = _pieces([(key, s) for key, s in keys.items() if key not in done], failed)
         for key, result in spread(work, opened):
             if isinstance(result, Failed):
@@ -132,7 +133,7 @@ def grade_class(
             else:
                 log.append(key, result)
                 done[key] = result
-            advance()
+            advance(1)
         final = []
         for s in submissions:
             key = settings.key(s)

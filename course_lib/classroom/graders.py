@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from course_lib.classroom.confine import Limits, ServerGone, start_server
 from course_lib.classroom.grade_one import OpenQuestion, Settings, grade
@@ -10,6 +11,12 @@ from course_lib.errors import CourseError
 
 Piece = tuple[str, str, bytes]  # student, lesson, the notebook's bytes
 JUDGING = ("exercises", *(f"classroom/{name}.py" for name in "child extract grade_one library names session wire".split()))
+
+
+def hidden_from_learners(root: Path, submissions: Path, out: Path) -> list[str]:
+    """Folders that learners' code must not see, wherever they are: solutions, tests, other submissions, results."""
+    folders = (root / "solutions", root / "notebooks", root / "tests", submissions, out)
+    return [str(folder.absolute()) for folder in folders if folder.is_dir()]
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ there, and opens it for comments. Points that somebody gave in formgrader stay, 
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,11 @@ from course_lib.classroom.layout import Lesson, classroom
 from course_lib.classroom.manual import Given, Key
 from course_lib.classroom.results import Result
 from course_lib.classroom.submissions import Submission, read_submission
-from course_lib.errors import CourseError
+from course_lib.errors import CourseError, expect
 
 if TYPE_CHECKING:
     from nbgrader.api import Gradebook
+LARGE = 5_000_000  # bytes of a notebook that is not prepared for formgrader: what made it so large may be made to take hours
 FILE = "sqlite:///"  # then the path, as nbgrader writes it
 
 
@@ -58,7 +60,7 @@ def write_gradebook(
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        with _programs(), Gradebook(url) as book:
+        with _undisturbed(), Gradebook(url) as book:
             _define(book, url, root, part, {r.lesson for r in results if r.lesson})
             for student in sorted({r.student for r in results}):
                 book.update_or_create_student(student)
@@ -79,12 +81,17 @@ def write_gradebook(
 
 
 @contextlib.contextmanager
-def _programs() -> Iterator[None]:
-    """nbgrader calls a program, alembic, to make a database: the one beside this Python, whether that is activated or not."""
+def _undisturbed() -> Iterator[None]:
+    """nbgrader calls a program, alembic, to make a database: the one beside this Python, whether that is activated or not.
+
+    SQLAlchemy's warnings about nbgrader's own code are nothing that a user can do anything about.
+    """
     before = os.environ.get("PATH", "")
     os.environ["PATH"] = f"{os.path.dirname(sys.executable)}{os.pathsep}{before}"
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         os.environ["PATH"] = before
 
@@ -143,7 +150,9 @@ def _mended(url: str, part: str, submission: Submission) -> str:
     from course_lib.classroom.nbgrader_steps import MendCells
 
     try:
-        nb = nbformat.reads(read_submission(submission).decode("utf-8"), as_version=4)
+        data = read_submission(submission)
+        expect(len(data) <= LARGE, "bytes", len(data), f"at most {LARGE}")
+        nb = nbformat.reads(data.decode("utf-8"), as_version=4)
         for cell in nb.cells:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None

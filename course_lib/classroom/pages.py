@@ -6,6 +6,7 @@ from pathlib import Path
 
 TEMPLATES = Path(__file__).parent
 CODE = re.compile(r"`([^`\n]+)`")
+STRESS = re.compile(r"(?<![\w*])\*(\w(?:[^*`\n]*\w)?)\*(?![\w*])")
 
 
 def render(template: str, **values: object) -> str:
@@ -21,10 +22,10 @@ def render(template: str, **values: object) -> str:
 
 
 def code(text: str):
-    """A message as HTML: escaped, with what is between backticks as code."""
+    """A message as HTML: escaped, with what is between backticks as code, and between asterisks stressed."""
     from markupsafe import Markup, escape
 
-    return Markup(CODE.sub(r"<code>\1</code>", str(escape(text))))
+    return Markup(STRESS.sub(r"<em>\1</em>", CODE.sub(r"<code>\1</code>", str(escape(text)))))
 
 
 def markdown(text: str):

@@ -66,3 +66,14 @@ def open_questions(root: Path, part: str) -> list[OpenQuestion]:
                 points = cell["metadata"]["nbgrader"]["points"]
                 found.append(OpenQuestion(stem, name, points, without_solution(source).strip(), model))
     return found
+
+
+def asked(root: Path, part: str) -> dict[str, tuple]:
+    """Stem → the lesson's open questions as students got them, for :func:`course_lib.classroom.grade_one.grade`.
+
+    Raises:
+        CourseError: a notebook is missing.
+    """
+    from course_lib.classroom.grade_one import open_questions as of_notebook
+
+    return {stem: of_notebook(Lesson(root, part, stem).notebook) for stem in lessons_of(part)}

@@ -22,6 +22,10 @@ You need Python {python} or newer. In this folder:
     pip install -r requirements.txt
     jupyter lab
 
+On Linux without a graphics card, this before the third line saves gigabytes:
+
+    pip install torch -c constraints.txt --index-url https://download.pytorch.org/whl/cpu
+
 Then work through, in this order:
 
 {lessons}

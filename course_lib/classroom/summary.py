@@ -81,6 +81,7 @@ def totals_plot(table: Sequence[Row], most: float):
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel=f"points, of {most:g}", ylabel="students", title="Points of the class", xlim=(0, most))
     axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
     return figure
 
 

@@ -1,6 +1,6 @@
 """``course release`` and ``course grade``: hand out a part, grade what comes back."""
 
-import functools
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -84,11 +84,10 @@ def grade(
     from course_lib import __version__
     from course_lib.artifacts import code_digest, require_writable
     from course_lib.classroom.grade_class import Settings, grade_class, locked, seed_of
-    from course_lib.classroom.grade_one import open_questions as asked
-    from course_lib.classroom.graders import JUDGING, functions_grader
+    from course_lib.classroom.graders import JUDGING, functions_grader, hidden_from_learners
     from course_lib.classroom.hand_back import hand_back
-    from course_lib.classroom.layout import Lesson, find_root
-    from course_lib.classroom.parts import find_part, lessons_of, open_questions
+    from course_lib.classroom.layout import find_root
+    from course_lib.classroom.parts import asked, find_part, lessons_of, open_questions
     from course_lib.classroom.submissions import collect
     from course_lib.classroom.workers import dask, local
     from course_lib.console import bar, say
@@ -96,49 +95,35 @@ def grade(
 
     root, part = find_root(), find_part(part)
     lessons, questions = lessons_of(part), open_questions(root, part)
-    tier = "unconfined" if unconfined else _best_tier()
-    if unconfined:
-        say("UNCONFINED: students' code runs with all your rights; it can read, change and send whatever you can.")
     require_writable(out)
     if gradebook:
         from course_lib.classroom.nbgrader_gradebook import require_gradebook, write_gradebook
 
         require_gradebook(gradebook)
+    tier = "unconfined" if unconfined else _best_tier()
+    if unconfined:
+        say("UNCONFINED: students' code runs with all your rights; it can read, change and send whatever you can.")
+    spread = partial(dask, scheduler=scheduler) if scheduler else partial(local, workers=workers or processors())
     with locked(out):
         found = collect(submissions, part, lessons, out / "collected")
         if not found:
             raise CourseError(f"{submissions}: no notebook was found. `course grade --help` shows which layouts are known.")
-        chosen = seed_of(out, seed)
-        hides = [
-            str(p.absolute()) for p in (root / "solutions", root / "notebooks", root / "tests", submissions, out) if p.is_dir()
-        ]
-        opened = functools.partial(
-            functions_grader,
-            questions={stem: asked(Lesson(root, part, stem).notebook) for stem in lessons},
-            seed=chosen,
-            reference_earns=not reference_earns_nothing,
-            tier=tier if unconfined else None,
-            hides=hides,
-        )
+        settings = Settings(seed_of(out, seed), engine, not reference_earns_nothing, tier, code_digest(*JUDGING))
+        hides = hidden_from_learners(root, submissions, out)
+        opened = partial(functions_grader, asked(root, part), settings.seed, settings.reference_earns, tier, hides)
         if engine == "kernel":
             from course_lib.classroom.kernel_engine import kernel_grader
 
-            opened = functools.partial(kernel_grader, opened, tier, out / "executed")
-        spread = (
-            functools.partial(dask, scheduler=scheduler)
-            if scheduler
-            else functools.partial(local, workers=workers or processors())
-        )
-        settings = Settings(chosen, engine, not reference_earns_nothing, tier, code_digest(*JUDGING))
-        with bar("grading", len(found)) as advance:
+            opened = partial(kernel_grader, opened, tier, out / "executed")
+        with bar("grading", sum(s.path is not None for s in found)) as advance:
             graded = grade_class(found, lessons, out, settings, opened, spread, advance)
-        about = {"version": __version__, "engine": engine, "tier": tier, "seed": chosen}
+        about = {"version": __version__, "engine": engine, "tier": tier, "seed": settings.seed}
         book = hand_back(graded.results, lessons, questions, part, out, about)
         if gradebook:
             write_gradebook(gradebook, root, part, graded.results, book.given, found)
     waiting, flagged = sum(r.waiting for r in book.rows), sum(bool(r.flags) for r in book.rows)
     print(
-        f"{len(book.rows)} students, {len(graded.results)} notebooks, {graded.anew} of them graded now; confined by {tier}, seed {chosen}"
+        f"{len(book.rows)} students, {len(graded.results)} notebooks, {graded.anew} of them graded now; {tier}, seed {settings.seed}"
     )
     print(f"{out / 'summary.html'}: read this first; {flagged} students have something for you to look at")
     print(f"{out / 'gradebook.csv'}: points; {out / 'feedback'}: a page for each student")

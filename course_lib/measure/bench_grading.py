@@ -16,12 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from course_lib.classroom.grade_class import Settings, grade_class
-from course_lib.classroom.grade_one import open_questions
 from course_lib.classroom.graders import functions_grader
 from course_lib.classroom.hand_back import hand_back
-from course_lib.classroom.layout import Lesson, find_root
-from course_lib.classroom.parts import lessons_of
-from course_lib.classroom.parts import open_questions as questions_of
+from course_lib.classroom.layout import find_root
+from course_lib.classroom.parts import asked, lessons_of, open_questions
 from course_lib.classroom.submissions import collect
 
 PART, SEED = "1_pruning", 1
@@ -81,8 +79,7 @@ def _row(name: str, ours: float, theirs: float, peak: float | None) -> dict:
 @contextlib.contextmanager
 def grader(root: Path) -> Iterator[Callable]:
     """What grades, opened once: loading torch in it is not part of the times."""
-    questions = {stem: open_questions(Lesson(root, PART, stem).notebook) for stem in lessons_of(PART)}
-    with functions_grader(questions, SEED) as grade_piece:
+    with functions_grader(asked(root, PART), SEED) as grade_piece:
         yield lambda: contextlib.nullcontext(grade_piece)
 
 
@@ -114,7 +111,7 @@ def grade(root: Path, folder: Path, count: int, opened: Callable) -> None:
         if graded.failed or graded.anew != count:
             raise AssertionError(f"{graded.anew} of {count} were graded: timing that would mean nothing")
         about = {"version": "", "engine": "functions", "tier": "", "seed": SEED}
-        hand_back(graded.results, lessons, questions_of(root, PART), PART, out, about)
+        hand_back(graded.results, lessons, open_questions(root, PART), PART, out, about)
 
 
 def _here(work: Iterator, opened: Callable) -> Iterator:

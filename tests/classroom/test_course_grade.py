@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from course_lib.classroom.graders import JUDGING
-from course_lib.classroom.results import from_json
+from course_lib.classroom.results import OpenAnswer, Result, from_json
 from course_lib.cli import main
+from course_lib.errors import CourseError
 from course_lib.exercises.registry import exercises
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +83,19 @@ def test_a_second_run_grades_nobody_and_changes_nothing(afternoon, capsys):
     assert {p: p.read_bytes() for p in (afternoon / "graded").rglob("*") if p.is_file()} == before
 
 
+def test_the_kernel_engine_gives_the_same_points_and_says_what_raised(tmp_path, afternoon):
+    submitted = tmp_path / "in" / "002_right.ipynb"
+    submitted.parent.mkdir()
+    nb = json.loads((afternoon / "submitted" / "002_right" / PART / f"{LESSON}.ipynb").read_text("utf-8"))
+    nb["cells"] = [c for c in nb["cells"] if "exercise" in c["metadata"].get("course", {})]
+    submitted.write_text(json.dumps(nb), "utf-8")
+    assert course("grade", PART, submitted.parent, "--out", tmp_path, "--seed", SEED, "--workers", 1, "--engine", "kernel") == 0
+    (found,) = map(from_json, (tmp_path / "results.jsonl").read_text("utf-8").splitlines())
+    assert found.engine == "kernel" and found.points == found.max_points == 4
+    assert "".join(found.flags).count("cell") == 0, "the answers alone run through"
+    assert (tmp_path / "executed" / "002_right" / f"{LESSON}.ipynb").exists()
+
+
 def test_the_gradebook_has_a_row_for_each_student(afternoon):
     rows = {r["student"]: r for r in csv.DictReader((afternoon / "graded" / "gradebook.csv").open(encoding="utf-8"))}
     assert len(rows) == COUNT and (rows["001_solved"]["points"], rows["001_solved"]["max_points"]) == ("4", "6")
@@ -91,6 +105,8 @@ def test_the_gradebook_has_a_row_for_each_student(afternoon):
 def test_nbgraders_own_tools_show_the_scores(afternoon):
     """Read back by its API, as formgrader does, and exported by its own command."""
     from nbgrader.api import Gradebook
+    from nbgrader.apps.api import NbGraderAPI
+    from nbgrader.coursedir import CourseDirectory
 
     with Gradebook(f"sqlite:///{afternoon / 'gradebook.db'}") as book:
         found = {s.student.id: s.score for s in book.assignment_submissions(PART)}
@@ -99,8 +115,43 @@ def test_nbgraders_own_tools_show_the_scores(afternoon):
     export = [sys.executable, "-m", "nbgrader", "export", f"--db=sqlite:///{afternoon / 'gradebook.db'}", "--to=grades.csv"]
     subprocess.run(export, cwd=afternoon, check=True, capture_output=True)
     assert len((afternoon / "grades.csv").read_text().splitlines()) == 1 + COUNT
+    listed = NbGraderAPI(CourseDirectory(root=str(afternoon))).get_submissions(PART)
+    assert {s["student"] for s in listed if s["autograded"]} == found.keys() and not [
+        s for s in listed if s["score"] != found[s["student"]]
+    ]
     opened = [json.loads(p.read_text("utf-8")) for p in (afternoon / "autograded").rglob("*.ipynb")]
     assert len(opened) == COUNT and all(not c.get("outputs") for nb in opened for c in nb["cells"])
+
+
+def test_points_that_a_person_gave_reach_nbgrader_and_those_given_in_formgrader_stay(tmp_path):
+    from nbgrader.api import Gradebook
+
+    from course_lib.classroom.manual import Given
+    from course_lib.classroom.nbgrader_gradebook import require_gradebook, write_gradebook
+    from course_lib.classroom.parts import open_questions
+
+    (question,) = open_questions(ROOT, PART)
+    url = f"sqlite:///{tmp_path / 'gradebook.db'}"
+    answers = (OpenAnswer(question.id, "text", question.points),)
+    graded = [Result(s, LESSON, "", "1", 0, "landlock", "functions", (), answers) for s in ("anna", "ben")]
+    none = [Result("cleo", "", "", "1", 0, "landlock", "functions", (), error="no lesson")]
+    anna = ("anna", LESSON, question.id)
+    require_gradebook(url)
+    write_gradebook(url, ROOT, PART, [*graded, *none], {anna: Given(1.5, "good")})
+    with Gradebook(url) as book:
+        grade = book.find_grade(question.id, LESSON, PART, "anna")
+        assert (grade.manual_score, grade.needs_manual_grade) == (1.5, False)
+        assert book.find_comment(question.id, LESSON, PART, "anna").manual_comment == "good"
+        waits = book.find_grade(question.id, LESSON, PART, "ben")
+        assert waits.needs_manual_grade and waits.score == 0
+        waits.manual_score = 1.0  # in formgrader
+        book.db.commit()
+        assert book.find_submission(PART, "cleo").score == 0 and not book.find_submission(PART, "cleo").needs_manual_grade
+    write_gradebook(url, ROOT, PART, graded, {anna: Given(1.5)})
+    with Gradebook(url) as book:
+        assert book.find_grade(question.id, LESSON, PART, "ben").score == 1.0
+    with pytest.raises(CourseError, match="cannot be written"):
+        write_gradebook(f"sqlite:///{tmp_path / 'no' / 'folder.db'}", ROOT, PART, graded, {})
 
 
 def test_feedback_says_what_happened_to_each_exercise(afternoon):

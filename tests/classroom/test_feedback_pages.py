@@ -45,8 +45,10 @@ def test_neither_model_answers_nor_inputs_nor_flags_are_in_a_page():
 
 def test_whatever_a_learner_wrote_is_escaped():
     bad = ExerciseResult("sparsity", 0.0, 2.0, "wrong", f"it raised {HOSTILE}", None)
-    text = page(WRONG + b" answer:" + HOSTILE.encode(), exercises=(bad,), error=HOSTILE)
-    assert "<script" not in text and text.count("&lt;script&gt;") == 3
+    text = page(WRONG + b" answer:" + HOSTILE.encode(), exercises=(bad,))
+    assert "<script" not in text and text.count("&lt;script&gt;") == 2
+    unreadable = page(WRONG, exercises=(bad,), error=HOSTILE)
+    assert "<script" not in unreadable and unreadable.count("&lt;script&gt;") == 1, "and nothing of what could not be tried"
     result = result_of(HOSTILE, LESSON, WRONG)
     made = rows([replace(result, flags=(HOSTILE,))], {})
     assert "<script" not in summary_page(made, [result], "0_start", 7.0, ABOUT)
@@ -94,6 +96,7 @@ def test_names_of_pages_are_fit_for_any_file_system():
 
 def test_code_in_messages_and_markdown_of_the_course():
     assert code("a `b<c` d") == "a <code>b&lt;c</code> d"
+    assert code("a *hard* threshold, 2 * 3 * 4, `a*b*c`") == "a <em>hard</em> threshold, 2 * 3 * 4, <code>a*b*c</code>"
     assert "<em>x</em>" in markdown("*x*") and "$a_1$" in markdown("where $a_1$ is")
 
 

@@ -42,7 +42,7 @@ def handed_in(tmp_path):
     return write
 
 
-def graded(source: Path, out: Path, opened=grader, spread=in_this_process, settings=SETTINGS, advance=lambda: None):
+def graded(source: Path, out: Path, opened=grader, spread=in_this_process, settings=SETTINGS, advance=lambda count: None):
     submissions = collect(source, PART, LESSONS, out / "collected")
     return grade_class(submissions, LESSONS, out, settings, opened, spread, advance)
 
@@ -129,8 +129,10 @@ def test_a_torn_line_of_the_log_costs_what_it_was_about_alone(torn, tmp_path, ha
 
 def test_a_verdict_is_on_disk_before_the_next_piece_is_waited_for(tmp_path, handed_in):
     out, seen = tmp_path / "out", []
-    graded(handed_in(anna=WRONG, ben=HALF), out, advance=lambda: seen.append((out / "log.jsonl").read_bytes().count(b"\n")))
-    assert seen == [1, 2]
+    graded(
+        handed_in(anna=WRONG, ben=HALF), out, advance=lambda n: seen.append((n, (out / "log.jsonl").read_bytes().count(b"\n")))
+    )
+    assert seen == [(0, 0), (1, 1), (1, 2)]
 
 
 def test_a_full_disk_is_an_error_that_says_so(tmp_path, monkeypatch):
@@ -189,7 +191,7 @@ def test_what_was_refused_gets_no_points_its_reason_and_a_flag(tmp_path, handed_
 
 def test_a_submission_that_changes_while_the_class_is_graded_is_left_for_the_next_run(tmp_path, handed_in):
     source, out = handed_in(anna=SOLVED, ben=WRONG), tmp_path / "out"
-    found = graded(source, out, advance=lambda: handed_in(ben=HALF))
+    found = graded(source, out, advance=lambda n: handed_in(ben=HALF) if n else None)
     assert found.failed == [("ben", LESSON, f"{LESSON}.ipynb has changed while submissions were graded; grade again.")]
     assert graded(source, out).results[1].points == 1
 
