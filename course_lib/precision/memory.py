@@ -71,6 +71,8 @@ def memory_account(
 ) -> Account:
     """The account of a step of :func:`course_lib.precision.mixed.train_step`; runs the forward pass once, and changes nothing.
 
+    Of checkpointed layers it has the inputs alone: the peak lacks the activations of the one layer that is computed again.
+
     Args:
         model: in the mode it is trained in; dropout draws from torch's random numbers, which are put back.
         loss: computes the loss, a scalar, of the batch.
