@@ -34,7 +34,13 @@ FAMILY = "redundancy"
 SHARES = (0.9, 0.75, 0.5)  # of the bytes of the encoder's matrices that low rank may take
 RECOVERED = 0.5  # the share at which a short training is tried
 QUIET = 0.17  # the depth of GELU's dip: a neuron within it was never switched on
-CODE = ("measure/redundancy_runs.py", "redundancy", "calibration.py", "layerwise.py", "obs.py")
+CODE = ("measure/redundancy_runs.py", "calibration.py", "layerwise.py", "obs.py") + tuple(  # what is trained on top is no part of it
+    f"redundancy/{name}.py"
+    for name in (
+        "low_rank", "activation_low_rank", "low_rank_layers", "rank_latency", "rank_budget", "sharing", "similarity", "layer_merging",
+        "dead_neurons", "paths", "joined_modules",
+    )
+)  # fmt: skip
 
 
 def even_ranks(share: float, aware: bool) -> Make:

@@ -1,12 +1,12 @@
 """Activation-aware low rank: the factors that change a layer's *output* least, on the inputs that it really gets.
 
-The nearest matrix is not the best layer: an error along a direction that the inputs never take costs nothing. With the inputs' second
-moment ``H = XᵀX/n = S·Sᵀ`` (Cholesky) the output error of a change Δ of the weight is
+The nearest matrix is not the best layer: an error along a direction that the inputs never take costs nothing. With the
+inputs' second moment ``H = XᵀX/n = S·Sᵀ`` (Cholesky) the output error of a change Δ of the weight is
 
     ‖X·Δᵀ‖² / n = tr(Δ·H·Δᵀ) = ‖Δ·S‖²
 
-so the best Wᵣ is the cut-off SVD of ``W·S``, taken back by S⁻¹, and its error is the sum of the dropped σ²(W·S). Source: SVD-LLM (Wang et
-al. 2024, 2403.07378), which whitens in full; ASVD (Yuan et al. 2023, 2312.05821) scales by a diagonal only.
+so the best Wᵣ is the cut-off SVD of ``W·S``, taken back by S⁻¹, and its error is the sum of the dropped σ²(W·S). Source:
+SVD-LLM (Wang et al. 2024, 2403.07378), which whitens in full; ASVD (Yuan et al. 2023, 2312.05821) scales by a diagonal only.
 """
 
 import torch

@@ -1,13 +1,15 @@
 """Feed-forward neurons that are never active on real sentences, and so can go.
 
-With ReLU a neuron is dead where its output is 0 for every token, and removing it changes nothing. GELU is never quite 0: below 0 it goes down
-to −0.17 (at x = −0.75) and comes back to 0 from below, ``|GELU(x)| < 1e-3`` only for x < −3.46 or |x| < 0.002. So *dead* is said with a threshold
-t on the largest ``|activation|`` over all tokens; the layer's output then moves by at most ``t·Σ‖wⱼ‖`` over the removed neurons' columns wⱼ of
-the second matrix, for every token that was looked at. A neuron may also be *constant*: it varies by no more than t about its middle, and the
-middle times its column goes into the bias (:func:`remove_dead`).
+With ReLU a neuron is dead where its output is 0 for every token, and removing it changes nothing. GELU is never quite 0:
+below 0 it goes down to −0.17 (at x = −0.75) and comes back to 0 from below, ``|GELU(x)| < 1e-3`` only for x < −3.46 or |x| <
+0.002. So *dead* is said with a threshold t on the largest ``|activation|`` over all tokens; the layer's output then moves by
+at most ``t·Σ‖wⱼ‖`` over the removed neurons' columns wⱼ of the second matrix, for every token that was looked at. A neuron
+may also be *constant*: it varies by no more than t about its middle, and the middle times its column goes into the bias
+(:func:`remove_dead`).
 
-all-MiniLM-L6-v2 has nothing to give away: on 48 sentences every one of its 9216 neurons put out more than 0.05 somewhere. 137 stayed within 0.17,
-GELU's dip: they were never switched on, and still their −0.17 may matter. (For networks with ReLU: Hu et al. 2016, 1607.03250.)
+all-MiniLM-L6-v2 has nothing to give away: on 48 sentences every one of its 9216 neurons put out more than 0.05 somewhere. 137
+stayed within 0.17, GELU's dip: they were never switched on, and still their −0.17 may matter. (For networks with ReLU: Hu et
+al. 2016, 1607.03250.)
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """The same thing stored twice: equal and nearly equal rows, matrices and layers.
 
-Equal ones are found by hashing their bytes, in one pass. Nearly equal ones are those whose cosine is close to 1, or to −1 (the same but for
-the sign): all pairs are looked at, in blocks, so that no n × n matrix is ever held.
+Equal ones are found by hashing their bytes, in one pass. Nearly equal ones are those whose cosine is close to 1, or to −1
+(the same but for the sign): all pairs are looked at, in blocks, so that no n × n matrix is ever held.
 """
 
 import hashlib

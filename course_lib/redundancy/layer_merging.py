@@ -1,17 +1,19 @@
 """Layer merging: neighbouring layers that do nearly the same replaced by one, and that one taught to do what they did.
 
 Two things look alike and are not. *Averaging* two equal layers and using the result in both places changes nothing
-(:func:`course_lib.redundancy.sharing.share_layers`): bytes are saved, both places still run. *Replacing* both places by one is a change even
-then, as a layer applied once is not the layer applied twice; time is saved as well, and what is lost is measured and recovered.
+(:func:`course_lib.redundancy.sharing.share_layers`): bytes are saved, both places still run. *Replacing* both places by one
+is a change even then, as a layer applied once is not the layer applied twice; time is saved as well, and what is lost is
+measured and recovered.
 
-The average of two trained layers is no layer that anybody trained: their heads and neurons have no order in common, so neuron 7 of one is
-averaged with a stranger. Only what all layers have in common, the axes of the residual stream, fits. Keeping one of the two (``weights="first"``)
-is dropping the other (:func:`course_lib.pruning.structure.drop_layers`). In all-MiniLM-L6-v2, whichever two neighbours became one, the mean moved
-the last states farther than the better one of the two layers by itself, about twice as far or more (squared error .30 of the states' square for the mean of
-layers 1 and 2, .14 and .16 for either), so it is no way to merge without training afterwards.
+The average of two trained layers is no layer that anybody trained: their heads and neurons have no order in common, so neuron
+7 of one is averaged with a stranger. Only what all layers have in common, the axes of the residual stream, fits. Keeping one
+of the two (``weights="first"``) is dropping the other (:func:`course_lib.pruning.structure.drop_layers`). In
+all-MiniLM-L6-v2, whichever two neighbours became one, the mean moved the last states farther than the better one of the two
+layers by itself, about twice as far or more (squared error .30 of the states' square for the mean of layers 1 and 2, .14 and
+.16 for either), so it is no way to merge without training afterwards.
 
-Sources: Yang et al. 2024, 2402.11187 (layers folded into one before them, by weights); Men et al. 2024, 2403.03853 (which layers do least); Hinton
-et al. 2015, 1503.02531 (teaching the smaller what the larger does).
+Sources: Yang et al. 2024, 2402.11187 (layers folded into one before them, by weights); Men et al. 2024, 2403.03853 (which
+layers do least); Hinton et al. 2015, 1503.02531 (teaching the smaller what the larger does).
 """
 
 import copy

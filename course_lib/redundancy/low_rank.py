@@ -1,8 +1,8 @@
 """Low rank: a matrix (R, D) as the product of a tall one (R, r) and a wide one (r, D), which are smaller when r is small.
 
-The singular value decomposition ``W = Σᵢ σᵢ·uᵢ·vᵢᵀ`` cut off after r terms is the nearest matrix of rank r, and what it misses is
-known before it is cut: ``‖W − Wᵣ‖² = Σ_{i>r} σᵢ²`` (Eckart and Young 1936). The factors have ``r·(R + D)`` numbers instead of ``R·D``:
-a square matrix must lose half of its rank before anything is saved.
+The singular value decomposition ``W = Σᵢ σᵢ·uᵢ·vᵢᵀ`` cut off after r terms is the nearest matrix of rank r, and what it
+misses is known before it is cut: ``‖W − Wᵣ‖² = Σ_{i>r} σᵢ²`` (Eckart and Young 1936). The factors have ``r·(R + D)`` numbers
+instead of ``R·D``: a square matrix must lose half of its rank before anything is saved.
 """
 
 from collections.abc import Sequence

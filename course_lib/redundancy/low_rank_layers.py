@@ -1,7 +1,8 @@
 """Low rank in a model: linear layers replaced by two thinner ones, each with a rank of its own.
 
-A layer becomes ``up(down(x))``, two plain linear layers, so that everything that works on linear layers (counting multiply-adds, pruning,
-quantizing, export) works on them. Where the factors would be no smaller than the matrix, the layer is left as it is and the report says so.
+A layer becomes ``up(down(x))``, two plain linear layers, so that everything that works on linear layers (counting
+multiply-adds, pruning, quantizing, export) works on them. Where the factors would be no smaller than the matrix, the layer is
+left as it is and the report says so.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,16 +1,18 @@
 """Merging of computation paths: what can be worked out before the model runs is, and what runs side by side runs as one product.
 
 - Query, key and value read the same input: one product instead of three (:func:`join_qkv`).
-- Two linear maps in a row are one: ``W₂·(W₁·x + b₁) + b₂ = (W₂W₁)·x + (W₂b₁ + b₂)`` (:func:`compose`). For the factors of a low rank that is the
-  way back, which pays where they are the larger (:func:`merge_factors`).
-- A division of the input goes into the weight: ``W·(x / s) = (W·diag(1/s))·x`` (:func:`fold_input_scales`); the 1/√d of attention into the query.
-- What is constant is added up beforehand: the embedding of the one token type (:func:`fold_token_types`), and attention's biases
-  (:func:`fold_attention_biases`): softmax does not feel the key's, which adds the same to all scores of a query, and as its probabilities
-  add up to 1, the value's comes out as it is and joins the bias of the output projection.
+- Two linear maps in a row are one: ``W₂·(W₁·x + b₁) + b₂ = (W₂W₁)·x + (W₂b₁ + b₂)`` (:func:`compose`). For the factors of a
+  low rank that is the way back, which pays where they are the larger (:func:`merge_factors`).
+- A division of the input goes into the weight: ``W·(x / s) = (W·diag(1/s))·x`` (:func:`fold_input_scales`); the 1/√d of
+  attention into the query.
+- What is constant is added up beforehand: the embedding of the one token type (:func:`fold_token_types`), and attention's
+  biases (:func:`fold_attention_biases`): softmax does not feel the key's, which adds the same to all scores of a query, and
+  as its probabilities add up to 1, the value's comes out as it is and joins the bias of the output projection.
 
-All of these change outputs by rounding alone, in evaluation: dropout in training stands between some of them. ONNX Runtime does the same to
-an exported graph (Source: its transformer optimizer, fusion_attention.py); here it is done to the model, which stays one that can be trained
-and saved. A layer norm's gain cannot go into the matrix after it in BERT: the residual reads the norm's output too.
+All of these change outputs by rounding alone, in evaluation: dropout in training stands between some of them. ONNX Runtime
+does the same to an exported graph (Source: its transformer optimizer, fusion_attention.py); here it is done to the model,
+which stays one that can be trained and saved. A layer norm's gain cannot go into the matrix after it in BERT: the residual
+reads the norm's output too.
 """
 
 import torch

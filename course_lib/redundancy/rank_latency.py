@@ -2,8 +2,9 @@
 
     ms(product) = overhead + tokens · multiply-adds per token · ms for each multiply-add
 
-A layer of rank r is two products, so it pays the overhead twice: a rank can save multiply-adds and still lose time. Whatever needs to know
-what a rank costs asks this model, so that a budget of milliseconds is kept as surely as one of bytes (and is as true as the line is).
+A layer of rank r is two products, so it pays the overhead twice: a rank can save multiply-adds and still lose time. Whatever
+needs to know what a rank costs asks this model, so that a budget of milliseconds is kept as surely as one of bytes (and is as
+true as the line is).
 """
 
 import statistics

@@ -1,8 +1,8 @@
 """Parameter sharing: several layers of an encoder with one set of weights, as ALBERT has it (Lan et al. 2019, 1909.11942).
 
-Sharing saves bytes, not time: every layer still runs. The gradient of a shared weight is the sum of those at all the places it is used, which
-autograd gives by itself once the places hold one and the same parameter. ALBERT is trained so from the start; a finished model whose layers
-are made to share is another model, and needs training to recover.
+Sharing saves bytes, not time: every layer still runs. The gradient of a shared weight is the sum of those at all the places
+it is used, which autograd gives by itself once the places hold one and the same parameter. ALBERT is trained so from the
+start; a finished model whose layers are made to share is another model, and needs training to recover.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ PARTS = {"all": ("",), "attention": ("attention.",), "ffn": ("intermediate.", "o
 
 
 def mean_of(tensors: Sequence[torch.Tensor], weights: Sequence[float] | None = None) -> torch.Tensor:
-    """The weighted mean of tensors of one shape, in that shape and dtype; sums in float64, so that equal ones come back to the bit.
+    """The weighted mean of tensors of the same shape, like them in shape and dtype; sums in float64, so that equal ones come back to the bit.
 
     Args:
         tensors: at least one, floating point.

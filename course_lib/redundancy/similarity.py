@@ -1,14 +1,16 @@
 """How alike the outputs of layers are, over the tokens of real sentences: linear CKA and cosine.
 
-*Centred kernel alignment* asks whether two sets of vectors lie in the same way to each other, whatever the axes: with columns centred,
+*Centred kernel alignment* asks whether two sets of vectors lie in the same way to each other, whatever the axes: with columns
+centred,
 
     CKA(X, Y) = ‖YᵀX‖² / (‖XᵀX‖·‖YᵀY‖)
 
-is 1 where Y is X turned, mirrored, moved or scaled. Source: Kornblith et al. 2019, 1905.00414. The *cosine* of a token's vectors before and
-after a layer asks more: that nothing was turned either. It is what tells whether a layer may go, as the layers around it read these very
-axes; 1 − cosine is the layer's "block influence" (Men et al. 2024, 2403.03853).
+is 1 where Y is X turned, mirrored, moved or scaled. Source: Kornblith et al. 2019, 1905.00414. The *cosine* of a token's
+vectors before and after a layer asks more: that nothing was turned either. It is what tells whether a layer may go, as the
+layers around it read these very axes; 1 − cosine is the layer's "block influence" (Men et al. 2024, 2403.03853).
 
-Both are taken in one pass over the sentences: CKA needs the moments of all the outputs together, which are summed up batch by batch.
+Both are taken in one pass over the sentences: CKA needs the moments of all the outputs together, which are summed up batch by
+batch.
 """
 
 import contextlib

@@ -1,8 +1,9 @@
 """A model with less redundancy as a folder that loads back: factors as factors, shared tensors once.
 
-``config.json`` says under ``course_reduced`` what was done to the architecture: the rank of each factored layer, which paths were merged, and
-for each shared parameter whose it is. ``model.safetensors`` has every tensor once. No pickle: loading a stranger's folder runs no code. (A loader that does
-not know of ``course_reduced`` finds tensors missing, and says so, rather than a model that is quietly another.)
+``config.json`` says under ``course_reduced`` what was done to the architecture: the rank of each factored layer, which paths
+were merged, and for each shared parameter whose it is. ``model.safetensors`` has every tensor once. No pickle: loading a
+stranger's folder runs no code. (A loader that does not know of ``course_reduced`` finds tensors missing, and says so, rather
+than a model that is quietly another.)
 """
 
 import copy

@@ -1,7 +1,8 @@
 """What the numbers of a weight look like, layer by layer: how large, how uneven, of what rank. To look at before anything is compressed.
 
-Outliers and kurtosis tell what a grid of few levels will find hard (one large number widens the range of all), the share near zero what
-pruning will find easy, and the two soft ranks what low rank will: they count directions by how much is in them and need no threshold.
+Outliers and kurtosis tell what a grid of few levels will find hard (one large number widens the range of all), the share near
+zero what pruning will find easy, and the two soft ranks what low rank will: they count directions by how much is in them and
+need no threshold.
 """
 
 from dataclasses import dataclass

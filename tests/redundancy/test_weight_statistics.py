@@ -14,6 +14,7 @@ from course_lib.redundancy.low_rank import singular_values
 from course_lib.redundancy.weight_statistics import (
     NEAR_ZERO,
     OUTLIER,
+    WeightStatistics,
     effective_rank,
     model_statistics,
     stable_rank,
@@ -72,7 +73,7 @@ def test_constant_and_empty_handed_matrices_have_no_outliers():
 def test_the_real_encoders_matrices_are_near_full_rank_and_heavier_tailed_than_normal():
     """Measured: what low rank and coarse grids find hard."""
     found = model_statistics(real_encoder(), "encoder.layer.[05].*")
-    assert len(found) == 12
+    assert len(found) == 12 and all(isinstance(s, WeightStatistics) for s in found.values())
     assert all(s.effective_rank > 0.6 * s.full_rank for s in found.values())
     assert sum(s.kurtosis > 0 for s in found.values()) >= 10
 
