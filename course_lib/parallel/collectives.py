@@ -108,7 +108,7 @@ def reduce_scatter_chunks(chunks: list[torch.Tensor], group: Group = None, traff
     """Sum chunk ``r`` over the workers into worker ``r``'s chunk; its other chunks are left with parts of sums.
 
     Args:
-        chunks: one for each worker, (lengths may differ), the same lengths on all workers.
+        chunks: one for each worker, (length,) each; lengths may differ, but are the same on all workers.
     """
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     arriving = torch.empty_like(max(chunks, key=torch.numel))
@@ -123,7 +123,7 @@ def all_gather_chunks(chunks: list[torch.Tensor], group: Group = None, traffic: 
     """Copy chunk ``r`` of each worker ``r`` to all workers.
 
     Args:
-        chunks: one for each worker, (lengths may differ), the same lengths on all workers; filled in place.
+        chunks: one for each worker, of any shapes, the same on all workers; filled in place.
     """
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     for step in range(size - 1):

@@ -5,7 +5,9 @@ import math
 import optimizer_jobs as jobs
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from course_lib.parallel.checkpoint import read_range
 from course_lib.parallel.collectives import chunk_bounds
 from course_lib.parallel.launcher import run
 
@@ -66,3 +68,14 @@ def test_a_worker_that_cannot_write_leaves_the_older_checkpoint_whole(results):
         told = result["refused"]
         assert "CourseError: Cannot write" in told["full"] and "rank 1: OSError: [Errno 28] No space left" in told["full"]
         assert told["older is whole"] and told["left"] == ["1", "2", "3", "4", "kept", "new"]
+
+
+def test_any_range_of_a_vector_is_read_from_the_chunks_of_any_number_of_workers(tmp_path):
+    vector = torch.arange(11)
+    for workers in (1, 2, 4, 13):
+        for rank, (start, end) in enumerate(chunk_bounds(11, workers)):
+            file = tmp_path / f"rank-{rank:05d}-of-{workers:05d}.safetensors"
+            save_file({"x": vector[start:end].clone()}, file)
+        for start in range(12):
+            for end in range(start, 12):
+                assert read_range(tmp_path, "x", workers, 11, start, end).tolist() == vector[start:end].tolist()
