@@ -73,7 +73,7 @@ class Server:
             CourseError: this system does not have the tier; the message says why.
         """
         expect(tier in (*CONFINED, "unconfined"), "tier", tier, f"one of {', '.join(CONFINED)} or unconfined")
-        self.tier, self._child = tier, False
+        self.tier = tier
         self._folder = Path(tempfile.mkdtemp(prefix="course-grade-"))
         try:
             self._control, self._process = self._start(limits, [str(h) for h in hides])
@@ -82,17 +82,16 @@ class Server:
             raise
 
     def _start(self, limits: Limits, hides: list[str]) -> tuple[socket.socket, subprocess.Popen]:
-        control, theirs = socket.socketpair()
         carry(self._folder / "confined")
         (self._folder / "root").mkdir()
         reads, hides = readable(self._folder / "confined"), hidden(hides)
+        wrapper = bubblewrap(reads, hides) if self.tier == "bubblewrap" else []
+        control, theirs = socket.socketpair()
         settings = {
             **{"tier": self.tier, "control": theirs.fileno(), "reads": reads, "hides": hides},
             **{"root": str(self._folder / "root"), "limits": asdict(limits)},
         }
-        program = [sys.executable, "-s", "-P", "-B", "-c", START, json.dumps(settings), str(self._folder)]
-        if self.tier == "bubblewrap":
-            program = bubblewrap(reads, hides) + program
+        program = [*wrapper, sys.executable, "-s", "-P", "-B", "-c", START, json.dumps(settings), str(self._folder)]
         environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
         environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         with theirs:
@@ -105,11 +104,14 @@ class Server:
                 control.close()
                 raise CourseError(f"{self.tier}: {program[0]} cannot be started ({error.strerror}).") from error
         control.settimeout(START_SECONDS)
-        answer = control.recv(1000, socket.MSG_WAITALL).rstrip()
+        try:
+            answer = control.recv(1000, socket.MSG_WAITALL).rstrip()
+        except TimeoutError:
+            process.kill()
+            answer = f"no word from it within {START_SECONDS:g} seconds".encode()
         if answer != b"ok":
             control.close()
-            said = process.communicate()[1].decode("utf-8", "replace").strip().splitlines() or ["it ended at once"]
-            why = answer.removeprefix(b"no ").decode("utf-8", "replace") or said[-1]
+            why = answer.removeprefix(b"no ").decode("utf-8", "replace") or _last_words(process)
             raise CourseError(f"{self.tier} is not available here: {why}.")
         return control, process
 
@@ -126,7 +128,6 @@ class Server:
             except OSError as error:
                 ours.close()
                 raise ServerGone from error
-        self._child = True
         return ours
 
     def end(self, patience: float = 0.0) -> int:
@@ -139,7 +140,6 @@ class Server:
         Raises:
             ServerGone: the server has ended, and the child with it.
         """
-        self._child = False
         try:
             self._control.settimeout(max(patience, 1e-3))
             with contextlib.suppress(TimeoutError):
@@ -172,6 +172,15 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _last_words(process: subprocess.Popen) -> str:
+    """The last line that a process which is about to end has written to its error stream."""
+    try:
+        said = process.communicate(timeout=5)[1].decode("utf-8", "replace").strip()
+    except subprocess.TimeoutExpired:
+        said = ""
+    return said.splitlines()[-1] if said else "it ended at once"
 
 
 def start_server(limits: Limits, hides: Sequence[str | Path] = (), tier: str | None = None) -> Server:

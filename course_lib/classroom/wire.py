@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 LENGTHS = struct.Struct("<IQ")  # of the text and of the arrays
-TEXT_LIMIT = 8 << 20  # bytes
+TEXT_LIMIT = 4 << 20  # bytes
 ARRAY_LIMIT = 64 << 20  # bytes of all arrays of a message
 DEPTH_LIMIT = 40  # containers in containers
 INT_BITS = 4096  # of a whole number

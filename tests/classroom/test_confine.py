@@ -143,6 +143,13 @@ def test_where_nothing_confines_grading_is_refused_unless_told(monkeypatch):
         assert server.end(patience=10) == 0
 
 
+def test_a_server_that_does_not_start_in_time_is_given_up(monkeypatch):
+    monkeypatch.setattr(confine, "START", "import time; time.sleep(60)")
+    monkeypatch.setattr(confine, "START_SECONDS", 0.2)
+    with pytest.raises(CourseError, match=r"unconfined is not available here: no word from it within 0\.2 seconds"):
+        Server("unconfined", LIMITS)
+
+
 def test_the_doctor_tries_every_tier():
     found = dict(doctor())
     assert list(found) == list(CONFINED) and None in found.values(), found
