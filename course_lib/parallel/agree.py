@@ -37,4 +37,5 @@ def fingerprints(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[tuple[i
     >>> fingerprints({"ids": torch.tensor([[1, 2, 3]])})
     {'ids': ((1, 3), '2bcb8d87')}
     """
-    return {name: (tuple(t.shape), f"{zlib.crc32(t.contiguous().cpu().numpy().tobytes()):08x}") for name, t in tensors.items()}
+    contents = {name: t.detach().cpu().flatten().view(torch.uint8).numpy().tobytes() for name, t in tensors.items()}
+    return {name: (tuple(t.shape), f"{zlib.crc32(contents[name]):08x}") for name, t in tensors.items()}

@@ -18,6 +18,7 @@ from course_lib.parallel.agree import gathered
 from course_lib.parallel.buckets import Bucket
 from course_lib.parallel.collectives import Traffic, ring_all_reduce
 from course_lib.parallel.data_parallel import part_of
+from course_lib.parallel.norms import require_no_gradients
 from course_lib.parallel.pipeline import Pipeline, token_loss
 from course_lib.parallel.tensor_bert import TensorParallel
 
@@ -84,9 +85,10 @@ def tensor_step(split: TensorParallel, mesh: Mesh, batch: Batch, traffic: Traffi
     Returns:
         The loss of the whole batch, on every worker.
     Raises:
-        ValueError: fewer sentences than replicas, or no token with a label.
+        ValueError: fewer sentences than replicas, no token with a label, or gradients of an earlier step.
     """
     (ids, mask, labels), tokens = _share(batch, mesh)
+    require_no_gradients(split.model)
     loss = token_loss(split.model(input_ids=ids, attention_mask=mask).logits, labels) / tokens
     loss.backward()
     sum_gradients(split.model.parameters(), mesh.data_group, traffic)
@@ -98,7 +100,7 @@ def pipeline_step(pipeline: Pipeline, mesh: Mesh, batch: Batch, traffic: Traffic
 
     Args:
         pipeline: made with ``group=mesh.model_group``.
-        mesh, batch, traffic: as of :func:`tensor_step`.
+        mesh, batch, traffic: as of :func:`tensor_step`; the batch's tensors are (B, L).
     Returns:
         The loss of the whole batch, on every worker.
     Raises:

@@ -1,4 +1,4 @@
-"""Clipping gradients that are spread over workers by their common norm."""
+"""Clipping gradients that are spread over workers by their common norm (Pascanu et al. 2012, 1211.5063)."""
 
 import math
 from collections.abc import Iterable
@@ -19,6 +19,16 @@ def sum_of_squares(parameters: Iterable[torch.nn.Parameter]) -> float:
     """
     pieces = (piece for p in parameters if p.grad is not None for piece in p.grad.flatten().split(PIECE))
     return sum(float(piece.double().square().sum()) for piece in pieces)
+
+
+def require_no_gradients(module: torch.nn.Module) -> None:
+    """Refuse gradients left from an earlier step: a sum over workers would count them once for each worker.
+
+    Raises:
+        ValueError: names the first parameter that has one.
+    """
+    left = next((name for name, p in module.named_parameters() if p.grad is not None), None)
+    expect(left is None, "gradient", left, "none before a step: zero_grad() first")
 
 
 def clip_gradients(

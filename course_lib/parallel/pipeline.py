@@ -15,7 +15,7 @@ from course_lib.data.align import IGNORED
 from course_lib.errors import expect
 from course_lib.parallel.agree import fingerprints, require_equal
 from course_lib.parallel.collectives import Traffic
-from course_lib.parallel.norms import clip_gradients
+from course_lib.parallel.norms import clip_gradients, require_no_gradients
 from course_lib.parallel.schedule import FORWARD, Action, Schedule, start_ticks
 
 HEADER = 8  # bytes before a message's numbers: the tick at which its sender was done
@@ -59,7 +59,7 @@ class Pipeline:
         self.traffic, self.starts, self.peak = Traffic(), {}, 0
 
     def step(self, ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor, tokens: int | None = None) -> float:
-        """Forward and backward passes of one batch; gradients are added to ``.grad``, as ``backward`` does.
+        """Forward and backward passes of one batch, whose gradients are in ``.grad`` afterwards.
 
         Args:
             ids, attention_mask, labels: int64 (B, L), the whole batch, the same on every worker. It is cut into the schedule's
@@ -70,7 +70,7 @@ class Pipeline:
             The loss of the batch, on every worker.
         Raises:
             ValueError: fewer sentences than micro-batches, tensors of different shapes or on different workers different
-                ones, or no token with a label.
+                ones, no token with a label, or gradients of an earlier step.
         """
         batch = {"ids": ids, "attention_mask": attention_mask, "labels": labels}
         require_equal("batch", fingerprints(batch), self.group)
@@ -80,6 +80,7 @@ class Pipeline:
         expect(len(ids) >= m, "ids", tuple(ids.shape), f"at least {m} sentences, one a micro-batch")
         tokens = int((labels != IGNORED).sum()) if tokens is None else tokens
         expect(tokens > 0, "tokens", tokens, "at least one token with a label")
+        require_no_gradients(self.stage)
         micro = list(zip(*(t.tensor_split(m) for t in batch.values()), strict=True))
         step = _Step(self, micro, tokens)
         step.run()

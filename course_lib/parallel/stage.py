@@ -1,4 +1,7 @@
-"""One stage of a pipeline: a stretch of a BERT-like model's layers, the first with its embeddings, the last with its head."""
+"""One stage of a pipeline: a stretch of a BERT-like model's layers, the first with its embeddings, the last with its head.
+
+Source: Huang et al. 2018, 1811.06965 (GPipe); for tied embeddings Narayanan et al. 2021, 2104.04473.
+"""
 
 from collections.abc import Sequence
 

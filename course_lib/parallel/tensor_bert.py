@@ -1,4 +1,7 @@
-"""Tensor parallelism applied to a BERT-like encoder: whole heads and feed-forward neurons go to workers, layer by layer."""
+"""Tensor parallelism applied to a BERT-like encoder: whole heads and feed-forward neurons go to workers, layer by layer.
+
+Source: Shoeybi et al. 2019, 1909.08053 (Megatron-LM).
+"""
 
 from dataclasses import dataclass
 

@@ -8,7 +8,7 @@ from tensor_jobs import ring
 
 from course_lib.parallel.agree import gathered
 from course_lib.parallel.collectives import Traffic
-from course_lib.parallel.hybrid import Mesh, make_mesh, pipeline_step, tensor_step
+from course_lib.parallel.hybrid import Mesh, make_mesh, pipeline_step, sum_gradients, tensor_step
 from course_lib.parallel.pipeline import Pipeline
 from course_lib.parallel.schedule import gpipe, one_f_one_b
 from course_lib.parallel.stage import Stage
@@ -29,12 +29,23 @@ def everything() -> dict:
         "pipeline": data_and_pipeline(mesh, small("MaskedLM"), drawn_batch(130)),
         "real tensor": data_and_tensor(mesh, real(), drawn_batch(WORDS, 4, 8)),
         "real pipeline": data_and_pipeline(mesh, real(), drawn_batch(WORDS, 4, 8)),
+        "summed": summed(mesh),
         "refused": {
             "grid": refused(lambda: make_mesh(3, 2)),
             "few": refused(lambda: tensor_step(None, mesh, drawn_batch(130, sentences=1))),
             "no label": refused(lambda: tensor_step(None, mesh, (*drawn_batch(130)[:2], torch.full((7, 12), -100)))),
         },
     }
+
+
+def summed(mesh: Mesh) -> list:
+    """What is left of gradients that all replicas have, only the first has, and none has."""
+    everywhere, first, nowhere = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
+    everywhere.grad = torch.full((2,), 1.0 + dist.get_rank())
+    if mesh.replica == 0:
+        first.grad = torch.tensor([5.0, 6.0])
+    sum_gradients([everywhere, first, nowhere], mesh.data_group)
+    return [None if p.grad is None else p.grad.tolist() for p in (everywhere, first, nowhere)]
 
 
 def torchs_mesh() -> dict:
@@ -58,7 +69,9 @@ def data_and_tensor(mesh: Mesh, model: torch.nn.Module, batch) -> dict:
     split, _ = apply(model, mesh.model_group, ring(inside, mesh.model_group))
     loss = tensor_step(split, mesh, batch, between)
     gradients = split.whole("gradient")
+    again = refused(lambda: tensor_step(split, mesh, batch))
     return {
+        "again": again,
         "names": sorted(gradients) == sorted(due),
         "tolerance": tolerance(model, batch),
         "loss": abs(loss - due_loss) / due_loss,

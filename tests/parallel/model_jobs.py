@@ -22,14 +22,18 @@ def drawn_batch(vocabulary: int, sentences: int = 7, length: int = 12, seed: int
 
 
 def small(kind: str = "TokenClassification", layers: int = 4, heads: int = 4, neurons: int = 64) -> nn.Module:
-    """A random BERT, D = 32, fp64, without dropout, whose weights are large enough for every part of it to matter."""
+    """A random BERT, D = 32, fp64, without dropout, whose weights and biases are large enough for each of them to matter."""
     library = hugging_face()
     torch.manual_seed(0)
     config = library.BertConfig(
         vocab_size=130, hidden_size=8 * heads, num_hidden_layers=layers, num_attention_heads=heads, num_labels=len(TAGS),
         intermediate_size=neurons, initializer_range=0.2,
     )  # fmt: skip
-    return getattr(library, f"BertFor{kind}")(config).double().eval()
+    model = getattr(library, f"BertFor{kind}")(config).double().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.1 * torch.randn_like(p)
+    return model
 
 
 def real() -> nn.Module:

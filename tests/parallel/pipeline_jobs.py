@@ -117,6 +117,7 @@ def refusals(counts: list[int]) -> dict:
         "labels": refused(lambda: pipeline.step(ids, mask, labels[:-1])),
         "no label": refused(lambda: pipeline.step(ids, mask, torch.full_like(labels, -100))),
         "agreed": refused(lambda: pipeline.step(ids, mask, labels)),
+        "again": refused(lambda: pipeline.step(ids, mask, labels)),
         "norm": refused(lambda: pipeline.clip(0.0)),
     }
     if rank == workers - 1:

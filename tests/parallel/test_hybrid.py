@@ -37,6 +37,7 @@ def test_the_grid_is_that_of_init_device_mesh(ranks):
 @pytest.mark.parametrize("name", ["tensor", "real tensor"])
 def test_data_and_tensor_parallelism_together_equal_one_process(ranks, name):
     for found in (rank[name] for rank in ranks):
+        assert found["again"].endswith("expected none before a step: zero_grad() first")
         assert found["names"] and max(found["loss"], found["gradients"]) <= found["tolerance"]
         assert found["norm"] <= found["values"] * EPS  # a sum of so many squares, in another order
 
@@ -48,6 +49,14 @@ def test_data_and_pipeline_parallelism_together_equal_one_process(ranks, name, k
         found = rank[name]["runs"][kind]
         assert max(found["loss"], found["gradients"]) <= rank[name]["tolerance"]
         assert found["norm"] <= rank[name]["values"] * EPS
+
+
+def test_gradients_are_summed_along_a_column_and_those_that_no_replica_has_stay_away(ranks):
+    by_column = [
+        [[4.0, 4.0], [5.0, 6.0], None],
+        [[6.0, 6.0], [5.0, 6.0], None],
+    ]  # of ranks 0 and 2 it is 1 + 3, of 1 and 3 2 + 4
+    assert [rank["summed"] for rank in ranks] == 2 * by_column
 
 
 @pytest.mark.parametrize("encoder", SHARES)

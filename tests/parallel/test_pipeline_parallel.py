@@ -88,6 +88,7 @@ def test_losses_and_gradients_are_those_of_torch_distributed_pipelining(ranks, k
         ("few", "ValueError: ids = (2, 12): expected at least 3 sentences, one a micro-batch"),
         ("labels", "ValueError: labels = (6, 12): expected the ids' 7 sentences"),
         ("no label", "ValueError: tokens = 0: expected at least one token with a label"),
+        ("again", "ValueError: gradient = '"),
         ("norm", "ValueError: max_norm = 0.0: expected a positive norm"),
         ("inf", "ValueError: gradients = {{0: "),
         ("agreed", "not refused"),
