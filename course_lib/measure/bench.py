@@ -17,7 +17,7 @@ from pathlib import Path
 from course_lib.artifacts import write_json
 from course_lib.console import bar
 from course_lib.machine import machine, processors
-from course_lib.measure import bench_ner, bench_parallel, bench_quantization, bench_tensors, bench_training
+from course_lib.measure import bench_grading, bench_ner, bench_parallel, bench_quantization, bench_tensors, bench_training
 from course_lib.measure.bench_tensors import Pair, Sizes
 
 REPEATS = 7
@@ -114,6 +114,7 @@ def main(path: Path = Path("artifacts/bench.json"), repeats: int = REPEATS, size
             rows += pool.submit(tensor_rows, number, sizes, repeats).result()
             advance()
     rows += bench_parallel.rows(sizes, repeats)  # in worker processes of its own
+    rows += bench_grading.rows(peak_mib)
     figures = {"machine": machine(processors()), "rows": rows}
     write_json(path, figures)
     print(markdown(figures))
