@@ -1,6 +1,7 @@
 """Joining the process group that ``torchrun`` or :func:`course_lib.parallel.launcher.run` describes in the environment."""
 
 import os
+import time
 from datetime import timedelta
 
 import torch
@@ -37,7 +38,8 @@ def init_from_env(backend: str | None = None, timeout_s: float = 60.0, join_s: f
     expect(0 <= rank < world_size, "RANK", rank, f"a number from 0 to WORLD_SIZE − 1 = {world_size - 1}")
     store = _store(rank, world_size, join_s)
     store.set(f"joined/{rank}", "")
-    missing = [r for r in range(world_size) if not _there(store, r, join_s)]
+    deadline = time.monotonic() + join_s
+    missing = [r for r in range(world_size) if not _there(store, r, deadline)]
     if missing:
         raise CourseError(f"After {join_s:g} s these ranks of {world_size} have not joined: {', '.join(map(str, missing))}.")
     timeout = timedelta(seconds=timeout_s)
@@ -66,9 +68,9 @@ def _store(rank: int, world_size: int, join_s: float) -> dist.TCPStore:
         ) from error
 
 
-def _there(store: dist.Store, rank: int, join_s: float) -> bool:
+def _there(store: dist.Store, rank: int, deadline: float) -> bool:
     try:
-        store.wait([f"joined/{rank}"], timedelta(seconds=join_s))
+        store.wait([f"joined/{rank}"], timedelta(seconds=max(0.01, deadline - time.monotonic())))
     except dist.DistError:
         return False
     return True
