@@ -97,7 +97,7 @@ lines = [
 ]
 head = ["| | parameters of the layers | file | batch | times as fast |", "|---|---|---|---|---|"]
 prose(
-    "\n".join([*head, *lines]) + f"\n\nA batch of {tuple(ids.shape)} pieces, {torch.get_num_threads()} threads, this machine."
+    "\n".join([*head, *lines]) + f"\n\nA batch of {tuple(ids.shape)} pieces; threads: {torch.get_num_threads()}; this machine."
 )
 
 # %% [markdown]
@@ -690,7 +690,7 @@ half = {"neurons": lines["neurons"][2], "heads": lines["heads"][2], "layers": li
 prose(
     "Per cent of time saved for each per cent of the layers' parameters: "
     + ", ".join(f"{way} {(1 - time) / removed:.2f}" for way, (removed, time) in half.items())
-    + f" (half of each; {torch.get_num_threads()} threads, a batch of {tuple(ids.shape)} pieces)."
+    + f" (half of each; threads: {torch.get_num_threads()}; a batch of {tuple(ids.shape)} pieces)."
 )
 
 # %% [markdown]
