@@ -21,8 +21,9 @@ import torch
 from ..exercises.run import Outcome, run_case
 from ..exercises.values import copied
 from . import wire
-from .extract import Notebook, Statement, Unreadable, closure, open_answers, read_notebook, why_missing
+from .extract import Notebook, Unreadable, open_answers, read_notebook, why_missing
 from .names import full_name, mentioned, origins
+from .statements import Statement, closure
 
 MENTIONS = 500  # names of the library that are told, at most
 CELL = "<cell {}>"

@@ -1,83 +1,27 @@
-"""What of a learner's notebook an answer needs: its function, and the imports, constants and helpers it uses, from any cell.
+"""Read a learner's notebook, whatever state it is in: its code as statements, its answers to open questions.
 
-By the syntax tree alone: nothing is run. Metadata of cells does not matter, so cells may be copied, deleted, renamed or
-re-flagged. For a process that has no ``course_lib``, where a notebook that breaks the parser breaks nothing else: this file
+Nothing is run. Metadata of cells hardly matters, so cells may be copied, deleted, renamed or re-flagged. For a process that has no ``course_lib``, where a notebook that breaks the parser breaks nothing else: this file
 imports nothing of it.
 """
 
-import ast
-import builtins
 import codecs
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
-from .names import bound, changed, here, used
+from .statements import Statement, read_statements
 
 ANSWER_LIMIT = 20_000  # characters of an open answer
 HERE = "YOUR ANSWER HERE"
 KEEPING = ("time", "capture", "timeit", "prun")  # cell magics whose cell is Python all the same
 
 MAGIC = re.compile(r"(\s*)(?:[%!?]|[\w.\[\]'\"]+\?+\s*$)")
-BUILT_IN = frozenset(dir(builtins))
 
 
 class Unreadable(Exception):
     """The file is no notebook; the text says why, for the learner."""
-
-
-class Statement:
-    """One statement at the top of a cell.
-
-    Attributes:
-        cell: its number.
-        node: the statement.
-    """
-
-    def __init__(self, cell: int, node: ast.stmt, loads: Callable[[Sequence[ast.AST]], set[str]]):
-        self.cell, self.node, self._loads = cell, node, loads
-
-    @cached_property
-    def parts(self) -> list[ast.AST]:
-        """What of it belongs to the scope where it stands."""
-        return here(self.node)
-
-    @cached_property
-    def binds(self) -> set[str]:
-        """Names that it binds."""
-        return bound(self.parts)
-
-    @cached_property
-    def changes(self) -> set[str]:
-        """Names of objects that it may change."""
-        return changed(self.parts)
-
-    @cached_property
-    def uses(self) -> set[str]:
-        """Names that it uses."""
-        return self._loads(self.parts)
-
-    @property
-    def imports(self) -> bool:
-        """True for an import."""
-        return isinstance(self.node, (ast.Import, ast.ImportFrom))
-
-    @property
-    def exchanges(self) -> str | None:
-        """The exercise whose function goes on here: ``f = use("f", f)``."""
-        value = getattr(self.node, "value", None) if isinstance(self.node, ast.Assign) else None
-        if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "use" and value.args:
-            name = value.args[0]
-            return name.value if isinstance(name, ast.Constant) and isinstance(name.value, str) else None
-        return None
-
-    @property
-    def passes_on(self) -> bool:
-        """True for what gives a name to a function that is not an answer: an import, or :attr:`exchanges`."""
-        return self.imports or self.exchanges is not None
 
 
 @dataclass
@@ -127,34 +71,6 @@ def read_notebook(data: bytes) -> Notebook:
         else:
             notebook.texts.append((metadata, str(cell.get("id")), source))
     return notebook
-
-
-def closure(statements: Sequence[Statement], name: str) -> list[Statement]:
-    """The statements that a name needs, in order; empty when none binds it.
-
-    An import of the name itself and ``name = use("name", name)`` do not count: a lesson goes on with these, and an answer is
-    what the learner wrote. Where several statements bind a name all are kept: run one after another, the last one wins.
-
-    Args:
-        statements: of a whole notebook or file.
-        name: of a function or class.
-    """
-    kept = {s for s in statements if name in s.binds and not s.passes_on}
-    data = {n for s in statements if not s.imports for n in s.binds}
-    new = kept
-    while new:
-        needed = {name}.union(*(s.uses for s in kept))
-        if needed - BUILT_IN - {n for s in kept for n in s.binds}:
-            needed |= {"*"}
-        others = needed - {name}
-        new = {s for s in statements if s not in kept and _touches(s, others if s.passes_on else needed, data)}
-        kept |= new
-    return [s for s in statements if s in kept]
-
-
-def _touches(statement: Statement, names: set[str], data: set[str]) -> bool:
-    """It binds one of the names, or may change an object that one of them stands for; a module is not changed."""
-    return bool(statement.binds & names or statement.changes & names & data)
 
 
 def why_missing(notebook: Notebook, name: str) -> str | None:
@@ -210,16 +126,6 @@ def _add_code(notebook: Notebook, source: str, metadata: dict) -> None:
     except (ValueError, RecursionError, MemoryError) as error:
         notebook.broken[cell] = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
     notebook.sources.append(source)
-
-
-def read_statements(source: str, cell: int = 0) -> list[Statement]:
-    """The statements at the top of some code.
-
-    Raises:
-        SyntaxError, ValueError, RecursionError, MemoryError: it is no Python, or too much for Python.
-    """
-    loads = used(source)
-    return [Statement(cell, node, loads) for node in ast.parse(source).body]
 
 
 def _parsed_json(data: bytes) -> Any:

@@ -10,7 +10,10 @@ from course_lib.classroom.results import Result
 from course_lib.errors import CourseError
 
 Piece = tuple[str, str, bytes]  # student, lesson, the notebook's bytes
-JUDGING = ("exercises", *(f"classroom/{name}.py" for name in "child extract grade_one library names session wire".split()))
+JUDGING = (
+    "exercises",
+    *(f"classroom/{name}.py" for name in "child extract grade_one library names plain session statements wire".split()),
+)
 
 
 def hidden_from_learners(root: Path, submissions: Path, out: Path) -> list[str]:

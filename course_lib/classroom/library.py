@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from course_lib.classroom.extract import closure, read_statements
+from course_lib.classroom.statements import closure, read_statements
 from course_lib.exercises.registry import all_exercises
 
 ROOT = Path(__file__).parents[1]

@@ -1,53 +1,20 @@
-"""Values over a socket between a judge and a learner's code: JSON and plain arrays, never pickle.
+"""Messages over a socket between a judge and a learner's code: frames of JSON and plain arrays, never pickle.
 
-A message is a frame: two lengths, a JSON text, and the bytes of the arrays in it one after another. What comes from a learner's
-process may say anything, so a length, a shape or a type is believed only after it was checked against limits and against the
-bytes that are there; nothing is allocated before. What arrives are exact built-in types, tensors and NumPy arrays: an object
-whose ``==`` is always true arrives as an object of no use.
+A frame is two lengths, a JSON text, and the bytes of the arrays in it one after another (see ``plain.py``). What comes from a
+learner's process may say anything: lengths are checked before anything is read, and the buffer grows with what comes.
 
-This file is also given to the confined process, which has no ``course_lib``: it imports nothing of it.
+For a process that has no ``course_lib``: this file imports nothing of it.
 """
 
-import json
-import math
 import socket
 import struct
 import time
 from typing import Any
 
-import numpy as np
-import torch
+from .plain import ARRAY_LIMIT, WireError, decoded, encoded
 
 LENGTHS = struct.Struct("<IQ")  # of the text and of the arrays
 TEXT_LIMIT = 4 << 20  # bytes
-ARRAY_LIMIT = 64 << 20  # bytes of all arrays of a message
-DEPTH_LIMIT = 40  # containers in containers
-INT_BITS = 4096  # of a whole number
-DIMENSIONS = 16
-
-TENSORS = {
-    str(t).removeprefix("torch."): t
-    for t in (
-        *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128),
-        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
-    )
-}
-ARRAYS = {
-    name: np.dtype(name)
-    for name in (
-        *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-        *("float16", "float32", "float64", "complex64", "complex128"),
-    )
-}
-CONTAINERS = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
-
-
-class WireError(Exception):
-    """A message is none, is too large, or contains what cannot be sent."""
-
-
-class Foreign:
-    """Stands for an object that is not plain; its class has the name of the object's class, and nothing else of it."""
 
 
 def send(sock: socket.socket, message: Any, deadline: float | None = None) -> None:
@@ -62,11 +29,7 @@ def send(sock: socket.socket, message: Any, deadline: float | None = None) -> No
         WireError: it is too large, or nested too deeply.
         TimeoutError, OSError: the other side does not take it.
     """
-    arrays: list[bytes] = []
-    try:
-        text = json.dumps(_encoded(message, arrays, 0)).encode("ascii")
-    except RecursionError as error:  # by a container that contains itself
-        raise WireError("it is nested too deeply") from error
+    text, arrays = encoded(message)
     size = sum(map(len, arrays))
     if len(text) > TEXT_LIMIT or size > ARRAY_LIMIT:
         raise WireError(f"it has {len(text) + size:,} bytes, which is more than can be sent")
@@ -92,24 +55,6 @@ def receive(sock: socket.socket, deadline: float | None = None) -> Any:
     return decoded(header, _read(sock, arrays, deadline))
 
 
-def decoded(text: bytes, arrays: bytes | bytearray) -> Any:
-    """The value of a frame's text and the bytes of its arrays, all of which must be used.
-
-    Raises:
-        WireError: they are not what :func:`send` sends.
-    """
-    source = _Arrays(arrays)
-    try:
-        value = _decoded(json.loads(text.decode("ascii")), source, 0)
-    except WireError:
-        raise
-    except (ValueError, TypeError, LookupError, RecursionError, ArithmeticError, RuntimeError, MemoryError) as error:
-        raise WireError(f"no message ({type(error).__name__})") from None
-    if source.position != len(arrays):
-        raise WireError("there are more bytes than its arrays have")
-    return value
-
-
 def _wait(sock: socket.socket, deadline: float | None) -> None:
     left = None if deadline is None else deadline - time.monotonic()
     if left is not None and left <= 0:
@@ -127,142 +72,3 @@ def _read(sock: socket.socket, size: int, deadline: float | None) -> bytearray:
             raise EOFError
         data += piece
     return data
-
-
-# From values to JSON
-
-
-def _encoded(value: Any, arrays: list[bytes], depth: int) -> Any:
-    if depth > DEPTH_LIMIT:
-        raise WireError("it is nested too deeply")
-    of = type(value)
-    if value is None or of in (bool, str, float) or (of is int and value.bit_length() <= INT_BITS):
-        return value
-    if issubclass(of, torch.Tensor):
-        return _encoded_tensor(value, arrays)
-    if issubclass(of, (np.ndarray, np.generic)):
-        return _encoded_array(value, arrays)
-    if of is complex:
-        return {"complex": [value.real, value.imag]}
-    if of is dict:
-        return {"dict": [[_encoded(k, arrays, depth + 1), _encoded(v, arrays, depth + 1)] for k, v in value.items()]}
-    if of.__name__ in CONTAINERS and of is CONTAINERS[of.__name__]:
-        return {of.__name__: [_encoded(v, arrays, depth + 1) for v in value]}
-    for base in () if of is int else (int, float, str, dict, list, tuple, set, frozenset):
-        if issubclass(of, base):
-            plain = {int: int.__int__, float: float.__float__, str: str.__str__}.get(base, base)(value)
-            return {"of": [_name(of), _encoded(plain, arrays, depth + 1)]}
-    return {"foreign": _name(of)}
-
-
-def _encoded_tensor(value: torch.Tensor, arrays: list[bytes]) -> Any:
-    name = str(value.dtype).removeprefix("torch.")
-    if value.layout != torch.strided or value.device.type != "cpu" or name not in TENSORS:
-        return {"foreign": "sparse tensor" if value.layout != torch.strided else f"{name} tensor"}
-    plain = value.detach().as_subclass(torch.Tensor).resolve_conj().resolve_neg()
-    # the order of its dimensions in memory, largest stride first: a transposed tensor arrives as one
-    order = sorted(range(plain.dim()), key=lambda d: -plain.stride(d))
-    arrays.append(plain.permute(order).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return {"tensor": [name, list(plain.shape), order, value.requires_grad]}
-
-
-def _encoded_array(value: Any, arrays: list[bytes]) -> Any:
-    plain = np.asarray(value)
-    if plain.dtype.name not in ARRAYS:
-        return {"foreign": type(value).__name__}
-    arrays.append(plain.astype(ARRAYS[plain.dtype.name], copy=False).tobytes())
-    return {"number" if isinstance(value, np.generic) else "array": [plain.dtype.name, list(plain.shape)]}
-
-
-def _name(of: type) -> str:
-    return str(of.__name__)[:60]
-
-
-# From JSON to values
-
-
-class _Arrays:
-    """The bytes of the arrays, taken one after another."""
-
-    def __init__(self, data: bytes | bytearray):
-        self.data, self.position = data, 0
-
-    def take(self, shape: Any, size: int) -> bytearray:
-        """The bytes of an array, copied; ``size`` bytes for each entry."""
-        if type(shape) is not list or len(shape) > DIMENSIONS:
-            raise WireError("an array has a strange shape")
-        if any(type(n) is not int or not 0 <= n <= ARRAY_LIMIT for n in shape):
-            raise WireError("an array has a strange shape")
-        if math.prod(max(n, 1) for n in shape) > ARRAY_LIMIT:  # also of an empty one: torch counts strides in 64 bits
-            raise WireError("an array is larger than its bytes")
-        end = self.position + math.prod(shape) * size
-        if end > len(self.data):
-            raise WireError("an array is larger than its bytes")
-        start, self.position = self.position, end
-        return bytearray(self.data[start:end])
-
-
-def _decoded(found: Any, arrays: _Arrays, depth: int) -> Any:
-    if depth > DEPTH_LIMIT:
-        raise WireError("it is nested too deeply")
-    if found is None or type(found) in (bool, float, str):
-        return found
-    if type(found) is int:
-        if found.bit_length() > INT_BITS:
-            raise WireError("a number is too large")
-        return found
-    if type(found) is not dict or len(found) != 1:
-        raise WireError("no value")
-    ((tag, content),) = found.items()
-    if tag in CONTAINERS and type(content) is list:
-        return CONTAINERS[tag](_decoded(v, arrays, depth + 1) for v in content)
-    if tag == "dict" and type(content) is list:
-        return {_decoded(k, arrays, depth + 1): _decoded(v, arrays, depth + 1) for k, v in content}
-    if tag == "tensor":
-        return _decoded_tensor(*content, arrays)
-    if tag in ("array", "number"):
-        return _decoded_array(*content, arrays, tag == "number")
-    if tag == "complex" and all(type(part) is float for part in content):
-        return complex(*content)
-    if tag == "of":
-        name, plain = content[0], _decoded(content[1], arrays, depth + 1)
-        if type(plain) not in (int, float, str, dict, list, tuple, set, frozenset):
-            raise WireError("no value")
-        return type(_checked_name(name), (type(plain),), {})(plain)
-    if tag == "foreign":
-        return type(_checked_name(content), (Foreign,), {})()
-    raise WireError("no value")
-
-
-def _decoded_tensor(name: str, shape: list, order: list, requires_grad: bool, arrays: _Arrays) -> torch.Tensor:
-    dtype = TENSORS[name] if type(name) is str and name in TENSORS else None
-    if dtype is None:
-        raise WireError("a tensor has a strange type")
-    data = arrays.take(shape, dtype.itemsize)
-    if type(order) is not list or sorted(order) != list(range(len(shape))) or any(type(d) is not int for d in order):
-        raise WireError("a tensor has a strange order")
-    if dtype == torch.bool:  # a byte of 2 would be both true and not true
-        value = torch.frombuffer(data, dtype=torch.uint8) != 0 if data else torch.empty(0, dtype=dtype)
-    else:
-        value = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-    value = value.view([shape[d] for d in order])
-    back = sorted(range(len(order)), key=order.__getitem__)
-    value = value.permute(back)
-    differentiable = dtype.is_floating_point or dtype.is_complex
-    return value.requires_grad_() if requires_grad is True and differentiable else value
-
-
-def _decoded_array(name: str, shape: list, arrays: _Arrays, number: bool) -> Any:
-    dtype = ARRAYS[name] if type(name) is str and name in ARRAYS else None
-    if dtype is None:
-        raise WireError("an array has a strange type")
-    data = arrays.take(shape, dtype.itemsize)
-    value = np.frombuffer(data, dtype=np.uint8 if dtype == np.bool_ else dtype)
-    value = (value != 0 if dtype == np.bool_ else value).reshape(shape)
-    return value.reshape(())[()] if number else value
-
-
-def _checked_name(name: Any) -> str:
-    if type(name) is not str or not 0 < len(name) <= 60 or "\0" in name:
-        raise WireError("no name")
-    return name.encode("utf-8", "replace").decode()

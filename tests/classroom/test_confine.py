@@ -12,19 +12,9 @@ import psutil
 import pytest
 from hand_in import LIMITS
 
-from course_lib.classroom import confine, wire
-from course_lib.classroom.confine import (
-    CARRIED,
-    CONFINED,
-    Server,
-    ServerGone,
-    bubblewrap,
-    carry,
-    doctor,
-    hidden,
-    readable,
-    start_server,
-)
+from course_lib.classroom import confine, sight, wire
+from course_lib.classroom.confine import CONFINED, Server, ServerGone, doctor, start_server
+from course_lib.classroom.sight import CARRIED, bubblewrap, carry, hidden, readable
 from course_lib.errors import CourseError
 
 
@@ -146,7 +136,7 @@ def test_where_nothing_confines_grading_is_refused_unless_told(monkeypatch):
 def test_a_server_that_does_not_start_in_time_is_given_up(monkeypatch):
     monkeypatch.setattr(confine, "START", "import time; time.sleep(60)")
     monkeypatch.setattr(confine, "START_SECONDS", 0.2)
-    with pytest.raises(CourseError, match=r"unconfined is not available here: no word from it within 0\.2 seconds"):
+    with pytest.raises(CourseError, match=r"unconfined is not available here: it said nothing within 0\.2 seconds"):
         Server("unconfined", LIMITS)
 
 
@@ -182,10 +172,10 @@ def test_the_course_is_hidden_wherever_it_is_installed(tmp_path):
 
 def test_bubblewrap_is_told_to_cover_what_is_hidden(monkeypatch, tmp_path):
     (tmp_path / "bwrap").touch(0o755)
-    monkeypatch.setattr(confine.shutil, "which", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(sight.shutil, "which", lambda name: str(tmp_path / name))
     command = " ".join(bubblewrap(["/usr"], ["/usr/lib/course", "/home/x"]))
     assert "--tmpfs /usr/lib/course --remount-ro /usr/lib/course" in command and "/home/x" not in command
-    monkeypatch.setattr(confine.shutil, "which", lambda name: None)
+    monkeypatch.setattr(sight.shutil, "which", lambda name: None)
     with pytest.raises(CourseError, match="bwrap is not installed"):
         bubblewrap([], [])
 

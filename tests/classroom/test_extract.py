@@ -6,15 +6,8 @@ import json
 import pytest
 from hand_in import notebook, text
 
-from course_lib.classroom.extract import (
-    Unreadable,
-    closure,
-    open_answers,
-    read_notebook,
-    read_statements,
-    why_missing,
-    without_magics,
-)
+from course_lib.classroom.extract import Unreadable, open_answers, read_notebook, why_missing, without_magics
+from course_lib.classroom.statements import closure, read_statements
 
 
 def kept(source: str, name: str = "f") -> list[str]:
