@@ -695,8 +695,8 @@ prose(
 
 # %% [markdown]
 # Where do the differences come from? A **layer** takes *everything* of its own along, the LayerNorms, the residual sums, the start of a dozen operations: it should lie near the dotted line. **Neurons** leave all of this
-# behind, and so lie above it. **Heads** leave it behind too, but they carry work that has no parameters, the products $QK^\top$ and $PV$ (with $P$ for the softmax's output) and the softmax between them. The one makes up for
-# the other, the more the longer the text: compare the two numbers above. And **zeros** carry nothing.
+# behind, and so lie above it. **Heads** leave it behind too, but they carry work that has no parameters, the products $QK^\top$ and $PV$ (with $P$ for the softmax's output) and the softmax between them. Whether the one makes up
+# for the other is what the numbers above say for this batch; the longer the text, the more it does. And **zeros** carry nothing.
 #
 # Two warnings. These are the times of *this* machine, batch and length; with one short sentence, what does not shrink weighs more. And quality is not in this picture at all: the way that saves the most
 # time for each parameter may cost the most of it. Speed is one axis, quality the other, and no single number has both.
