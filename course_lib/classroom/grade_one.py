@@ -64,7 +64,7 @@ def open_questions(notebook: Path) -> tuple[OpenQuestion, ...]:
     """
     try:
         cells = json.loads(notebook.read_text("utf-8"))["cells"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CourseError(f"Cannot read {notebook}: expected the notebook of a lesson ({error}).") from error
     found = [(c["metadata"].get("course", {}).get("open"), c) for c in cells]
     return tuple(

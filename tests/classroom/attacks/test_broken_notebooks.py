@@ -1,14 +1,17 @@
 """Notebooks that are broken, copied, edited or none at all: each gets a result, and what is right in it keeps its points."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hand_in import MEGABYTES, SPARSITY, close, code, notebook, server, text
 
 from course_lib.classroom import grade_one
-from course_lib.classroom.grade_one import OpenQuestion, Settings, grade
+from course_lib.classroom.grade_one import OpenQuestion, Settings, grade, open_questions
+from course_lib.errors import CourseError
 from course_lib.exercises.registry import find
 
+COURSE = Path(__file__).parents[3]
 LESSON = "00_start_here"
 SOLVED = f"import torch\n{SPARSITY}"
 WRONG = "def sparsity(w):\n    return 0.123"
@@ -187,6 +190,20 @@ def test_open_answers_are_collected_without_their_question():
     ):
         (answer,) = graded(notebook(SOLVED, *cells), questions=[question]).answers
         assert (answer.id, answer.text, answer.max_points) == ("why", expected, 2.0)
+
+
+def test_the_open_questions_of_a_lesson_are_those_of_its_notebook(tmp_path):
+    (question,) = open_questions(COURSE / "notebooks" / "0_start" / "00_start_here.ipynb")
+    assert (question.id, question.points) == ("what_must_shrink", 2.0) and question.text.endswith("YOUR ANSWER HERE")
+    (tmp_path / "x.ipynb").write_text("[]")
+    for path in (tmp_path / "x.ipynb", tmp_path / "none.ipynb"):
+        with pytest.raises(CourseError, match="expected the notebook of a lesson"):
+            open_questions(path)
+
+
+def test_a_seed_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="seed = -1"):
+        grade(GOOD, "ada", LESSON, None, seed=-1)
 
 
 def test_the_same_notebook_gives_the_same_record_again():
