@@ -12,6 +12,7 @@ from course_lib.models.zoo import find_encoder, load_token_classifier
 from course_lib.quantization.apply import apply as quantize_model
 from course_lib.quantization.linear import Int8Linear
 from course_lib.quantization.scheme import Scheme
+from course_lib.quantization.straight_through import IntegerProduct
 from course_lib.redundancy.adapters import BOTH_BLOCKS, AdaptedLinear, Adapter, attach_adapters
 from course_lib.redundancy.added_weights import added_modules, freeze_base, load_added, save_added
 from course_lib.redundancy.lora import Lora, LoraLinear, attach_lora, merge_lora
@@ -131,6 +132,7 @@ def test_the_gradient_through_an_integer_layer_is_that_of_its_dequantized_weight
     out = base(x)
     out.backward(gradient)
     assert torch.equal(x.grad, gradient @ base.dequantize()) and torch.equal(out, base(x.detach()))
+    assert torch.equal(IntegerProduct.apply(x.detach(), base), out)
 
 
 def test_integers_take_in_no_update():
