@@ -57,7 +57,7 @@ def feedback_page(
 
 
 def page_name(student: str) -> str:
-    """The file of a student's page; names too long for a file system, or alike but for case, get a mark of their own.
+    """The file of a student's page; a name that is too long, or that a file system may refuse, is changed and gets a mark.
 
     >>> page_name("Anna Berg_4061"), len(page_name("x" * 300))
     ('Anna Berg_4061.html', 113)

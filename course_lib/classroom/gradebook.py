@@ -70,6 +70,7 @@ def flags_of(result: Result) -> list[str]:
     about = [f"{result.error} ({flag})" if result.error and not i else flag for i, flag in enumerate(result.flags)]
     if result.error and not about:
         about = [result.error]
+    about += [f"{e.id}: {e.message}" for e in result.exercises if e.verdict in ("crashed", "refused")]
     return about + [f"{e.id}: {flag}" for e in result.exercises for flag in e.flags]
 
 

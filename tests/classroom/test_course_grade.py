@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from course_lib.classroom.graders import JUDGING
+from course_lib.classroom.confine import ServerGone
+from course_lib.classroom.graders import JUDGING, functions_grader
+from course_lib.classroom.release import release
 from course_lib.classroom.results import OpenAnswer, Result, from_json
 from course_lib.cli import main
 from course_lib.errors import CourseError
@@ -221,6 +223,44 @@ def test_release_hands_out_the_notebooks_and_no_solutions(tmp_path, capsys):
     (tmp_path / "mine" / "thesis.tex").write_text("")
     assert course("release", PART, "--out", tmp_path / "mine") == 2
     assert "holds something else" in capsys.readouterr().err and (tmp_path / "mine" / "thesis.tex").exists()
+
+
+def test_a_release_needs_the_tested_versions_and_the_source(tmp_path, monkeypatch):
+    lesson = tmp_path / "course" / "notebooks" / PART / f"{LESSON}.ipynb"
+    lesson.parent.mkdir(parents=True)
+    lesson.write_text("{}")
+    with pytest.raises(CourseError, match="which versions the course was tested with"):
+        release(tmp_path / "course", PART, tmp_path / "out")
+    (tmp_path / "course" / "constraints.txt").write_text("torch==2\n")
+    monkeypatch.setattr("course_lib.classroom.release.BUILD", "raise SystemExit('no setuptools')")
+    with pytest.raises(CourseError, match="wheel cannot be built: no setuptools"):
+        release(tmp_path / "course", PART, tmp_path / "out")
+    monkeypatch.setattr("course_lib.__file__", str(tmp_path / "site" / "course_lib" / "__init__.py"))
+    with pytest.raises(CourseError, match="release from a clone"):
+        release(tmp_path / "course", PART, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_server_that_ends_is_started_again_once(monkeypatch):
+    started, graded = [], iter([ServerGone(), "result", ServerGone(), ServerGone()])
+
+    class Server:
+        def close(self):
+            started.append("closed")
+
+    def grade(*given):
+        found = next(graded)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr("course_lib.classroom.graders.start_server", lambda *given: started.append("started") or Server())
+    monkeypatch.setattr("course_lib.classroom.graders.grade", grade)
+    with functions_grader({}, SEED) as do:
+        assert do(("anna", LESSON, b"")) == "result"
+        with pytest.raises(CourseError, match="ended twice"):
+            do(("ben", LESSON, b""))
+    assert started == ["started", *["closed", "started"] * 3, "closed"]
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,8 @@ def test_the_summary_page_lists_students_flags_and_what_waits():
     assert 'href="feedback/anna.html"' in text and "confined by landlock, cases of seed 3" in text
     many = [replace(CLASS[2], exercises=(replace(CLASS[2].exercises[0], id=e.id, misconception=m.name),)) for e, m in KNOWN]
     shortened = summary_page(made, many, "0_start", 7.0, ABOUT)
-    assert f"{len(KNOWN) - 20} more, of 1 student or fewer" in shortened
+    assert f"{len(KNOWN) - 20} more, of one student each: " in shortened
+    assert "of 2 students or fewer" in summary_page(made, many * 2, "0_start", 7.0, ABOUT)
     empty = summary_page([], [], "0_start", 7.0, ABOUT)
     assert "0 students" in empty and "No known mistake" in empty and "Nothing." in empty
 

@@ -1,15 +1,17 @@
 """``--engine kernel``: all cells run, confined; points stay those of the judge."""
 
 import contextlib
+import io
 import json
 import os
+import sys
 import time
 from dataclasses import replace
 
 import pytest
 from stand_ins import LESSON, result_of
 
-from course_lib.classroom import kernel_engine
+from course_lib.classroom import kernel_engine, kernel_run
 from course_lib.classroom.kernel_engine import Limits, kernel_grader, run_notebook
 from course_lib.errors import CourseError
 
@@ -138,3 +140,19 @@ def test_landlock_alone_cannot_hold_a_kernel(tmp_path):
 def test_nonsense_from_a_run_is_an_answer_too(said, monkeypatch):
     monkeypatch.setattr(kernel_engine, "_run", lambda *given: said)
     assert run_notebook(b"", "namespaces", LIMITS)["errors"] == [(0, "its run ended before it could say anything")]
+
+
+def test_the_program_in_the_confined_process_reads_limits_itself_runs_and_says_what_came_of_it(monkeypatch, tmp_path, capsys):
+    limits = []
+    monkeypatch.setattr(kernel_run.resource, "setrlimit", lambda what, value: limits.append((what, value)))
+    monkeypatch.chdir(tmp_path)
+    settings = {"tier": "unconfined", "folder": str(tmp_path), "seconds": 60, "cell_seconds": 1, "memory_megabytes": 100}
+    monkeypatch.setattr(sys, "argv", ["kernel_run", json.dumps(settings)])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(notebook("1 / 0", "import time; time.sleep(9)", "1").decode()))
+    kernel_run.main()
+    said = json.loads(capsys.readouterr().out)
+    slow = "did not end within 1 seconds; the cells after it were not run"
+    assert said["errors"] == [[1, "ZeroDivisionError: division by zero"], [2, slow]] and json.loads(said["notebook"])["cells"]
+    assert len(limits) == 4 and all(soft == hard for _, (soft, hard) in limits)
+    assert kernel_run.run("{", 1)["unreadable"] == "NotJSONError"
+    assert kernel_run.run(notebook("import os; os._exit(0)", "1").decode(), 9)["errors"][0][0] == 1

@@ -118,6 +118,8 @@ def test_the_gradebook_adds_points_of_open_answers_and_says_what_waits():
 def test_flags_of_a_notebook_are_all_in_one_list():
     result = replace(result_of("anna", LESSON, WRONG + b" library"), flags=("made for lesson 01",), error="It is cut off.")
     assert flags_of(result) == ["It is cut off. (made for lesson 01)", "sparsity: calls the reference"]
+    crashed = replace(result.exercises[1], verdict="crashed", message="It ended the whole process (exit code 0).")
+    assert flags_of(replace(result, exercises=(crashed,), error=None, flags=())) == [f"megabytes: {crashed.message}"]
     assert flags_of(replace(result, flags=())) == ["It is cut off.", "sparsity: calls the reference"]
 
 
