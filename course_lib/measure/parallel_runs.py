@@ -114,9 +114,10 @@ def rows(work: Work = Work(), which: tuple[tuple[str, int, int], ...] = ROWS) ->
         work: what is trained.
         which: name of a way, workers, threads of each.
     Returns:
-        A row for each: ``way, workers, threads, seconds_per_step`` (median of the steps), ``peak_mib`` (live tensor bytes of
-        each worker in a step: weights, gradients, the optimizer's state, activations), ``mib_sent`` and ``messages`` (of each
-        worker in a step), ``losses``.
+        A row for each: ``way, workers, threads, seconds_per_step`` (median of the steps, of the slowest worker),
+        ``cpu_seconds_per_step`` (of each worker, all threads; other programs disturb it less), ``peak_mib`` (live tensor bytes
+        of each worker in a step: weights, gradients, the optimizer's state, activations), ``mib_sent`` and ``messages`` (of
+        each worker in a step), ``losses``.
     """
     made = []
     for way, workers, threads in which:
@@ -127,6 +128,7 @@ def rows(work: Work = Work(), which: tuple[tuple[str, int, int], ...] = ROWS) ->
                 "workers": workers,
                 "threads": threads,
                 "seconds_per_step": round(max(statistics.median(f["seconds"]) for f in found), 3),
+                "cpu_seconds_per_step": [round(statistics.median(f["cpu_seconds"]), 3) for f in found],
                 "peak_mib": [round(f["peak_bytes"] / 2**20, 1) for f in found],
                 "mib_sent": [round(f["bytes"] / 2**20, 2) for f in found],
                 "messages": [f["messages"] for f in found],
@@ -137,26 +139,28 @@ def rows(work: Work = Work(), which: tuple[tuple[str, int, int], ...] = ROWS) ->
 
 
 def train(way: str, work: Work) -> dict:
-    """What one worker measures: ``seconds`` of each step, and of one further step ``peak_bytes, bytes, messages``; ``losses`` of all."""
+    """What one worker measures: ``seconds`` and ``cpu_seconds`` of each step, and of one further step ``peak_bytes, bytes, messages``; ``losses`` of all."""
     torch.manual_seed(0)
     model = load_token_classifier(find_encoder(work.encoder), TAGS).eval()  # no dropout: all ways have the same losses
     batch = drawn_batch(model.config.vocab_size, work.sentences, work.length)
     made = WAYS[way](model)
     del model  # a stage lets go of the other layers
     optimizer = torch.optim.AdamW(made.module.parameters(), lr=1e-4)
-    seconds, losses, sent = [], [], Traffic()
+    seconds, cpu_seconds, losses = [], [], []
     for number in range(work.steps + 2):
         extra = number > work.steps  # looked at as it runs, so not timed
         sent = Traffic(made.traffic.bytes, made.traffic.messages)
         with LiveBytes(made.module, optimizer) if extra else contextlib.nullcontext() as live:
-            began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.process_time()
             losses.append(made.gradients(batch))
             made.clip(CLIP)
             optimizer.step()
             optimizer.zero_grad()
             seconds.append(time.perf_counter() - began)
+            cpu_seconds.append(time.process_time() - cpu_began)
     return {
         "seconds": seconds[1:-1],
+        "cpu_seconds": cpu_seconds[1:-1],
         "losses": losses,
         "peak_bytes": live.peak,
         "bytes": made.traffic.bytes - sent.bytes,

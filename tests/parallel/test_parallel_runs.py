@@ -26,9 +26,11 @@ def measured() -> dict[str, list[dict]]:
 
 
 def test_a_row_has_the_figures_of_one_process(row):
-    assert list(row) == "way workers threads seconds_per_step peak_mib mib_sent messages losses".split()
+    assert list(row) == "way workers threads seconds_per_step cpu_seconds_per_step peak_mib mib_sent messages losses".split()
     assert (row["way"], row["workers"], row["mib_sent"], row["messages"]) == ("one process", 1, [0.0], [0])
-    assert row["seconds_per_step"] > 0 and len(row["losses"]) == 4  # one to warm up, two timed, one for the memory
+    assert (
+        row["seconds_per_step"] > 0 and row["cpu_seconds_per_step"][0] > 0 and len(row["losses"]) == 4
+    )  # one to warm up, two timed, one for the memory
     assert row["losses"][3] < row["losses"][0]
 
 
