@@ -7,7 +7,7 @@ import torch
 from course_lib.redundancy.rank_budget import Spectrum
 from course_lib.redundancy.similarity import Similarity
 from course_lib.show.curves import COLOURS, DASHES, MARKERS
-from course_lib.show.figure import new_figure
+from course_lib.show.figure import new_figure, plain_ticks
 
 GREY = "#555555"
 
@@ -34,7 +34,8 @@ def spectra(layers: Mapping[str, Spectrum]):
     left.set(
         xlabel="number of the singular value", ylabel="singular value / the largest (log scale)", yscale="log", xlim=(0, None)
     )
-    left.set_ylim(bottom=1e-4)
+    left.set_ylim(bottom=1e-3)
+    plain_ticks(left.yaxis)
     right.axvline(100, color=GREY, linewidth=0.9)
     right.annotate(
         "as large as\nthe matrix",
