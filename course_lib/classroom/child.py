@@ -4,7 +4,6 @@ It knows no case's expected value and no points. This file runs where there is n
 """
 
 import ast
-import contextlib
 import importlib.abc
 import importlib.util
 import linecache
@@ -122,7 +121,7 @@ def build(notebook: Notebook, name: str, modules: dict[str, str], others: dict) 
     _give_library(modules)
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     main = types.ModuleType("__main__")
     names = main.__dict__ | {"display": _nothing, "get_ipython": _nothing}
     main.__dict__.update(names)
@@ -196,7 +195,8 @@ class _Library(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def _give_library(modules: dict[str, str]) -> None:
     """Make these modules of ``course_lib`` importable, and no others."""
-    sys.meta_path[:] = [f for f in sys.meta_path if not isinstance(f, _Library)] + [_Library(modules)]
-    for name in [n for n in sys.modules if n.split(".")[0] == "course_lib"]:
-        with contextlib.suppress(KeyError):
-            del sys.modules[name]
+    for finder in [f for f in sys.meta_path if isinstance(f, _Library)]:
+        sys.meta_path.remove(finder)
+        for name in finder.modules:
+            sys.modules.pop(name, None)
+    sys.meta_path.append(_Library(modules))

@@ -50,6 +50,7 @@ def _load(settings: dict) -> None:
     settings["limits"]["loaded"] = _address_space()
     gc.collect()
     gc.freeze()  # or the first collection in a child would write to every object, and copy every page
+    gc.set_threshold(50_000)  # children are short-lived
 
 
 def _address_space() -> int:

@@ -26,6 +26,7 @@ TO_ITSELF = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo") 
 USED_HERE = ("capset", "mount_setattr", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self")
 DENIED = tuple(n for n in NUMBERS if n not in ("clone", "clone3", *TO_ITSELF, *USED_HERE))
 
+LIBRARY = ctypes.CDLL(None, use_errno=True)
 PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 4, 22, 38, 24
 EPERM, ENOSYS = 1, 38
 CLONE_THREAD = 0x00010000
@@ -38,8 +39,7 @@ def supported() -> bool:
 
 def call(function: str, *arguments) -> int:
     """A function of the C library; an ``OSError`` with its name when it fails."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    found = getattr(libc, function)(*arguments)
+    found = getattr(LIBRARY, function)(*arguments)
     if found < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{function}: {os.strerror(code)}")
@@ -77,18 +77,24 @@ def drop_capabilities() -> None:
     system_call("capset", ctypes.byref(CapabilityHeader(0x20080522, 0)), nothing)
 
 
+class Instruction(ctypes.Structure):
+    """One instruction of the classic BPF machine."""
+
+    _fields_ = [("code", ctypes.c_uint16), ("jt", ctypes.c_uint8), ("jf", ctypes.c_uint8), ("k", ctypes.c_uint32)]
+
+
+class Program(ctypes.Structure):
+    """Instructions and how many they are."""
+
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.POINTER(Instruction))]
+
+
 def filter_system_calls() -> None:
     """No new process, no program, no socket, no signal but to oneself, no look into another process, no mount; for good.
 
     A refused call fails with EPERM. ``clone3`` does not exist (its flags lie in memory, where a filter cannot look), so that
     the C library uses ``clone``, which may make threads only.
     """
-
-    class Instruction(ctypes.Structure):
-        _fields_ = [("code", ctypes.c_uint16), ("jt", ctypes.c_uint8), ("jf", ctypes.c_uint8), ("k", ctypes.c_uint32)]
-
-    class Program(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.POINTER(Instruction))]
 
     lines = filter_program(os.getpid(), platform.machine())
     code = (Instruction * len(lines))(*[Instruction(*line) for line in lines])
