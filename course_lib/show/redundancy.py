@@ -103,7 +103,7 @@ def f1_against_rank_budget(lines: Mapping[str, Sequence[tuple[float, Sequence[fl
     figure = new_figure(width=7.2, height=3.9)
     axes = figure.subplots()
     axes.axhline(dense, color=GREY, linewidth=0.9)
-    axes.annotate("the model as it was", (1, dense), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
+    axes.annotate("the model as it was", (0.01, dense), xycoords=("axes fraction", "data"), va="bottom", fontsize=9)
     for (name, points), colour, marker, dash in zip(lines.items(), COLOURS, MARKERS, DASHES, strict=False):
         x, f1, low, high = zip(*((100 * share, *value) for share, value in sorted(points)), strict=True)
         spread = [[a - b for a, b in zip(f1, low, strict=True)], [b - a for a, b in zip(f1, high, strict=True)]]
