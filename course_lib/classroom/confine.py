@@ -14,6 +14,7 @@ All have limits on processor time, memory, and size and number of files.
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -23,8 +24,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from course_lib.classroom.fork_server import NO_FORK, STATUS
 from course_lib.classroom.sight import bubblewrap, carry, hidden, readable
+from course_lib.classroom.wire import NO_FORK, STATUS
 from course_lib.errors import CourseError, expect
 
 CONFINED = ("namespaces", "bubblewrap", "landlock")  # the first one that works is taken
@@ -65,6 +66,8 @@ class Server:
             CourseError: this system does not have the tier; the message says why.
         """
         expect(tier in (*CONFINED, "unconfined"), "tier", tier, f"one of {', '.join(CONFINED)} or unconfined")
+        if not hasattr(os, "fork"):
+            raise CourseError("A class is graded on Linux, or on macOS with --unconfined: this system cannot fork processes.")
         self.tier = tier
         self._folder = Path(tempfile.mkdtemp(prefix="course-grade-"))
         try:

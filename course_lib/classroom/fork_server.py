@@ -13,12 +13,10 @@ import resource
 import select
 import signal
 import socket
-import struct
 import sys
 from typing import Any
 
-STATUS = struct.Struct("<i")
-NO_FORK = -1000  # the status of a child that could not be made
+from .wire import NO_FORK, STATUS
 
 
 def main() -> None:

@@ -95,7 +95,6 @@ def filter_system_calls() -> None:
     A refused call fails with EPERM. ``clone3`` does not exist (its flags lie in memory, where a filter cannot look), so that
     the C library uses ``clone``, which may make threads only.
     """
-
     lines = filter_program(os.getpid(), platform.machine())
     code = (Instruction * len(lines))(*[Instruction(*line) for line in lines])
     call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

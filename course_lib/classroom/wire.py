@@ -14,6 +14,8 @@ from typing import Any
 from .plain import ARRAY_LIMIT, WireError, decoded, encoded
 
 LENGTHS = struct.Struct("<IQ")  # of the text and of the arrays
+STATUS = struct.Struct("<i")  # how a child ended, from the server
+NO_FORK = -1000  # the status of a child that could not be made
 TEXT_LIMIT = 4 << 20  # bytes
 
 

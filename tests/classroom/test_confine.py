@@ -140,6 +140,12 @@ def test_a_server_that_does_not_start_in_time_is_given_up(monkeypatch):
         Server("unconfined", LIMITS)
 
 
+def test_a_system_that_cannot_fork_is_told_so(monkeypatch):
+    monkeypatch.delattr(os, "fork")
+    with pytest.raises(CourseError, match="graded on Linux"):
+        Server("unconfined", LIMITS)
+
+
 def test_the_doctor_tries_every_tier():
     found = dict(doctor())
     assert list(found) == list(CONFINED) and None in found.values(), found
