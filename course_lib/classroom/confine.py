@@ -15,7 +15,6 @@ All have limits on processor time, memory, and size and number of files.
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -69,24 +68,20 @@ class Server:
         if not hasattr(os, "fork"):
             raise CourseError("A class is graded on Linux, or on macOS with --unconfined: this system cannot fork processes.")
         self.tier = tier
-        self._folder = Path(tempfile.mkdtemp(prefix="course-grade-"))
-        try:
-            self._control, self._process = self._start(limits, [str(h) for h in hides])
-        except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            raise
+        with tempfile.TemporaryDirectory(prefix="course-grade-") as folder:  # what it carries; loaded when this returns
+            self._control, self._process = self._start(Path(folder), limits, [str(h) for h in hides])
 
-    def _start(self, limits: Limits, hides: list[str]) -> tuple[socket.socket, subprocess.Popen]:
-        carry(self._folder / "confined")
-        (self._folder / "root").mkdir()
-        reads, hides = readable(self._folder / "confined"), hidden(hides)
+    def _start(self, folder: Path, limits: Limits, hides: list[str]) -> tuple[socket.socket, subprocess.Popen]:
+        carry(folder / "confined")
+        (folder / "root").mkdir()
+        reads, hides = readable(folder / "confined"), hidden(hides)
         wrapper = bubblewrap(reads, hides) if self.tier == "bubblewrap" else []
         control, theirs = socket.socketpair()
         settings = {
             **{"tier": self.tier, "control": theirs.fileno(), "reads": reads, "hides": hides},
-            **{"root": str(self._folder / "root"), "limits": asdict(limits)},
+            **{"root": str(folder / "root"), "limits": asdict(limits)},
         }
-        program = [*wrapper, sys.executable, "-s", "-P", "-B", "-c", START, json.dumps(settings), str(self._folder)]
+        program = [*wrapper, sys.executable, "-s", "-P", "-B", "-c", START, json.dumps(settings), str(folder)]
         environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
         environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         with theirs:
@@ -160,7 +155,6 @@ class Server:
             self._process.kill()
             self._process.wait()
         self._process.stderr.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> "Server":
         return self
