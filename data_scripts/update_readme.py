@@ -1,7 +1,7 @@
 """Write measured figures into README.md, so that nobody types them: ``python data_scripts/update_readme.py``.
 
-Reads ``artifacts/course``, ``artifacts/wikigold``, ``artifacts/uner_ewt`` (scorecards), ``artifacts/techniques``
-(``course techniques``), ``artifacts/bench.json`` (``make bench``) and ``artifacts/proof.json`` (``prove_corpus.py --json``), fills the stretches between
+Reads ``artifacts/course``, ``artifacts/wikigold``, ``artifacts/uner_ewt``, ``artifacts/messages`` (scorecards), ``artifacts/techniques``
+(``course techniques``), ``artifacts/peers*.json`` (``course peers``), ``artifacts/bench.json`` (``make bench``) and ``artifacts/proof.json`` (``prove_corpus.py --json``), fills the stretches between
 ``<!-- begin NAME -->`` and ``<!-- end NAME -->``, and copies the plot and the whole technique tables into ``docs``. A stretch whose
 figures are not there stays as it is and is named.
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from course_lib.artifacts import read_json, write_text
+from course_lib.data.texts import generate_texts
 from course_lib.measure import bench
 from course_lib.measure.scorecard import markdown
 
@@ -134,19 +135,98 @@ def techniques() -> str:
     return "\n".join([head, "", *lines, *(f"| {' | '.join(a + b)} |" for a, b in rows)])
 
 
-def kernels() -> str:
-    """The rows of ``make bench``, two on a line: theirs / ours, and our peak memory in sizes of the tensor."""
-    rows, cells = read_json(ARTIFACTS / "bench.json")["rows"], []
-    for row in rows:
-        peak = "–"
-        if row["ours_peak_mib"] is not None and row["tensor_mib"]:
-            peak = f"{row['ours_peak_mib'] / row['tensor_mib']:.1f}"
-        cells.append(f"{row['name']} | {row['ratio']:.1f}× | {peak}")
-    cells += ["| | "] * (len(cells) % 2)
-    half = len(cells) // 2
-    head = "pair (against) | faster | peak"
-    lines = [f"| {head} | {head} |", "|---|---|---|---|---|---|"]
-    return "\n".join([*lines, *(f"| {a} | {b} |" for a, b in zip(cells[:half], cells[half:], strict=True))])
+def peer_cards() -> dict[str, dict]:
+    """The races of ``course peers``, by corpus; the real corpus comes first."""
+    files = {name: ARTIFACTS / f"peers-{name}.json" for name in ("uner_ewt", "wikigold")} | {
+        "generated": ARTIFACTS / "peers.json"
+    }
+    found = {name: read_json(file) for name, file in files.items() if file.is_file()}
+    if not found:
+        raise FileNotFoundError(f"no peers.json in {ARTIFACTS}")
+    return found
+
+
+MOST_USED = (
+    "PyTorch fp32",
+    "PyTorch quantize_dynamic",
+    "torchao int8, compiled",
+    "ORT int8, fused",
+    "OpenVINO bf16",
+    "OpenVINO int8 (NNCF)",
+)
+
+
+def peers() -> str:
+    """The ways most people know in the first race, and in every race what the shipped folder gains over what one would take instead."""
+    cards = peer_cards()
+    card = next(iter(cards.values()))
+    lines = [peer_table(card, MOST_USED), ""]
+    lines += ["| ★ on | F1 lost, points | fewer bytes | than eager PyTorch | than the fastest ready-made way | from raw text |"]
+    lines += ["|---|---|---|---|---|---|", *(_gained(name, card) for name, card in cards.items())]
+    lines += ["", f"Times as fast, batch 1 / 32; {card['machine']['threads']} threads, {card['date']}."]
+    return "\n".join(lines)
+
+
+def peer_table(card: dict, only: tuple[str, ...] = ()) -> str:
+    """Models by runtimes in one race."""
+    entries = {c["name"]: c for c in card["contenders"]}
+    final = next(c for c in card["contenders"] if c["final"])
+    ways = list(dict.fromkeys(name.partition(", ")[2] for name in entries if not entries[name]["final"]))
+    head = f"{card['data']['name']}: ms per sentence, batch 1 / 32"
+    lines = [f"| {head} | teacher | F1 | MB | student | F1 | MB |", "|---|---|---|---|---|---|---|"]
+    lines += [
+        f"| {way} | {_cells(entries.get(f'teacher, {way}'))} | {_cells(entries.get(f'student, {way}'))} |"
+        for way in ways
+        if not only or way in only
+    ]
+    return "\n".join([*lines, f"| the student as shipped ★ | – | – | – | {_cells(final)} |"])
+
+
+def _gained(name: str, card: dict) -> str:
+    eager, final = card["contenders"][0], next(c for c in card["contenders"] if c["final"])
+    clicks = [c for c in card["contenders"] if c["model"] == "teacher" and "mended" not in c["name"]]
+    d = final["difference"]
+    lost = f"{100 * d['value']:+.1f} [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}]"
+    speeds = _times([eager], final), _times(clicks, final), _times(clicks, final, "end_to_end_ms_per_sentence")
+    return f"| {name} | {lost} | {eager['bytes'] / final['bytes']:.1f}× | {' | '.join(speeds)} |"
+
+
+def _cells(entry: dict | None) -> str:
+    if entry is None or entry["error"]:
+        return "failed | – | –"
+    one, many = (entry["ms_per_sentence"][size]["median"] for size in ("1", "32"))
+    return f"{one:.2f} / {many:.2f} | {entry['f1']['test'][0]:.3f} | {entry['bytes'] / 1e6:.1f}"
+
+
+def _times(others: list[dict], final: dict, figure: str = "ms_per_sentence") -> str:
+    """How many times faster than the fastest of the others, for each batch size."""
+    ran = [c for c in others if not c["error"]]
+    best = {size: min(c[figure][size]["median"] for c in ran) / final[figure][size]["median"] for size in ("1", "32")}
+    return f"{best['1']:.1f}× / {best['32']:.1f}×"
+
+
+def messages() -> str:
+    """Counting words against the encoder on the labelled messages (``course compress --task classification``)."""
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    card, corpus = read_json(ARTIFACTS / "messages" / "scorecard.json"), generate_texts(0)
+    labels, gold = ([t.label for t in part] for part in (corpus.train, corpus.test))
+    lines = ["| classifier | accuracy, test | MB |", "|---|---|---|"]
+    for name, words in (("word counts", CountVectorizer()), ("words and pairs, tf-idf", TfidfVectorizer(ngram_range=(1, 2)))):
+        model = LogisticRegression(max_iter=2000).fit(words.fit_transform([t.text for t in corpus.train]), labels)
+        lines.append(
+            f"| {name}, logistic regression | {model.score(words.transform([t.text for t in corpus.test]), gold):.3f} | – |"
+        )
+    for name, entry in zip(("minilm, fine-tuned", "the student that ships, int8"), shipped(card), strict=True):
+        value, low, high = entry["f1"]["test"]
+        lines.append(f"| {name} | {value:.3f} [{low:.3f}, {high:.3f}] | {entry['bytes'] / 1e6:.1f} |")
+    _, one, many, _ = gains(card)
+    lines += [
+        "",
+        f"The student is {one:.1f}× as fast as the eager fine-tuned encoder at batch 1, {many:.1f}× at batch 32 ({card['date']}).",
+    ]
+    return "\n".join(lines)
 
 
 README, CORPUS, RESULTS = ROOT / "README.md", ROOT / "docs" / "corpus.md", ROOT / "docs" / "results.md"
@@ -154,10 +234,12 @@ SECTIONS: dict[str, tuple[Path, Callable[[], str]]] = {
     "scorecard": (README, lambda: markdown(read_json(ARTIFACTS / "course" / "scorecard.json")) + "\n" + summary()),
     "prediction": (README, prediction),
     "real": (README, real),
-    "techniques": (README, techniques),
-    "kernels": (README, kernels),
+    "techniques": (RESULTS, techniques),
+    "peers": (README, peers),
+    "all_peers": (RESULTS, lambda: "\n\n".join(peer_table(card) for card in peer_cards().values())),
     "machine": (README, machine),
     "proof": (CORPUS, proof),
+    "messages": (CORPUS, messages),
     "bench": (RESULTS, lambda: bench.markdown(read_json(ARTIFACTS / "bench.json"))),
 }
 

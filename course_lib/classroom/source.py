@@ -69,17 +69,22 @@ def read_source(lesson: Lesson, find: Callable[[str], Any], measured: dict | Non
 
 
 def lesson_minutes(cells: Sequence, marks: Sequence[dict], find: Callable[[str], Any]) -> int:
-    """Minutes of a lesson: ``⌈(Σ minutes of its exercises + words of its prose / 200) / 5⌉ · 5``.
+    """Minutes of a lesson: its exercises, reading, a minute for each prediction and quiz, four for each open question; rounded up to 5.
 
-    200 words a minute is slow reading, of text with formulae in it. Model answers and cells for solutions are not counted.
+    150 words a minute is slow reading, of text with formulae and plots in it. Model answers and cells for solutions are not counted.
     """
     words, minutes = 0, 0.0
     for cell, mark in zip(cells, marks, strict=True):
         if "exercise" in mark:
             minutes += find(mark["exercise"]).minutes
-        elif cell.cell_type == "markdown" and not mark.get("solution_only"):
+        elif mark.get("solution_only"):
+            continue
+        elif cell.cell_type == "markdown":
             words += len(without_solution(cell.source).split())
-    return 5 * math.ceil((minutes + words / 200) / 5)
+            minutes += 4 * ("open" in mark)
+        else:
+            minutes += len(re.findall(r"^(?:predict|quiz)\(", cell.source, re.MULTILINE))
+    return 5 * math.ceil((minutes + words / 150) / 5)
 
 
 def _ids(cells: Sequence, marks: Sequence[dict]) -> list[str]:

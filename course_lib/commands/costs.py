@@ -7,6 +7,8 @@ import typer
 
 from course_lib.commands.options import Artifacts, Encoder, Json, Seed, Threads, open_context, try_outputs, write_figures
 
+EPOCHS = 2  # of the trainings that are compared
+
 
 def costs(
     only: Annotated[
@@ -21,15 +23,15 @@ def costs(
 ) -> None:
     """Measure low rank, sharing and merging; mixed precision, accumulation, checkpointing; data, tensor and pipeline parallelism.
 
-    F1 is on validation. Leaves ARTIFACTS/costs.json and .md; finished rows of the first part are kept. About a quarter of an hour on two
-    cores.
+    F1 is on validation. Leaves ARTIFACTS/costs.json and .md, with the parts that an earlier run measured; finished rows of the first part are
+    kept when it is stopped. Half an hour on two cores, most of it for the first part.
 
     Example: `course costs --only parallel`
     """
     import datetime
     from dataclasses import replace
 
-    from course_lib.artifacts import require_writable, write_json, write_text
+    from course_lib.artifacts import read_json, require_writable, write_json, write_text
     from course_lib.console import bar, say
     from course_lib.errors import CourseError
     from course_lib.measure.method_costs import HEADS, markdown
@@ -55,18 +57,22 @@ def costs(
             measured["redundancy"] = redundancy_runs.run(bench, redundancy_runs.rows(), lambda name: advance(note=name))
         if "training" in parts:
             corpus = replace(context.corpus, train=context.corpus.train[:sentences])
-            task = precision_runs.encoder_task(corpus, encoder, epochs=2, seed=seed)
+            task = precision_runs.encoder_task(corpus, encoder, epochs=EPOCHS, seed=seed)
             measured["training"] = precision_runs.compare(task, progress=lambda name: advance(note=name))
         if "parallel" in parts:
             measured["parallel"] = parallel_runs.rows(parallel_runs.Work(encoder=encoder))
-    table = {
-        "date": datetime.date.today().isoformat(), "seed": seed, "machine": machine(context.threads), "data": context.corpus.name,
-        "parts": measured,
-        "note": f"Training compared on {sentences} sentences, 2 epochs, batches of 16. Peak: live tensor bytes of a step. Workers share the "
-        "machine's cores: what they gain is memory and, on more machines, time.",
-    }  # fmt: skip
-    write_json(artifacts / "costs.json", table)
+    about = {
+        "date": datetime.date.today().isoformat(),
+        "seed": seed,
+        "machine": machine(context.threads),
+        "data": context.corpus.name,
+    }
+    target = artifacts / "costs.json"
+    table = read_json(target) if target.is_file() else {}
+    for part, rows in measured.items():
+        table[part] = {**about, "rows": rows} | ({"sentences": sentences, "epochs": EPOCHS} if part == "training" else {})
+    write_json(target, table)
     write_text(artifacts / "costs.md", markdown(table))
     write_figures(json_file, table)
     print(markdown(table), end="")
-    say(f"wrote {artifacts / 'costs.json'} and .md")
+    say(f"wrote {target} and .md")

@@ -13,6 +13,12 @@ TITLES = {
     "parallel": "Parallel training: one step on one batch, by workers on the same machine",
 }
 
+NOTES = {
+    "redundancy": "Corpus {data}, F1 on validation; speed in PyTorch, batches of 32, in turns with the teacher; seconds with any training.",
+    "training": "{sentences} sentences of {data}, {epochs} epochs, batches of 16; peak: live tensor bytes of a step.",
+    "parallel": "16 sentences of up to 64 pieces. Workers share one machine's cores: what they gain here is memory, not time.",
+}
+
 
 def redundancy_rows(rows: Sequence[Mapping]) -> list[list[str]]:
     """Cells of rows of :func:`course_lib.measure.redundancy_runs.run`; the first is what the others are compared with."""
@@ -62,14 +68,14 @@ CELLS = {"redundancy": redundancy_rows, "training": training_rows, "parallel": p
 
 
 def markdown(table: Mapping) -> str:
-    """All parts that were measured, for people."""
+    """The parts that were measured, each with when and where, for people."""
     lines = []
-    for part, rows in table["parts"].items():
-        lines += [f"## {TITLES[part]}", ""]
-        lines += ["| " + " | ".join(cells) + " |" for cells in [HEADS[part], ["---"] * len(HEADS[part]), *CELLS[part](rows)]]
-        lines += [""]
-    machine = table["machine"]
-    lines.append(
-        f"{table['data']}, {table['date']}, seed {table['seed']}, {machine['cpu']}, {machine['threads']} threads. {table['note']}"
-    )
-    return "\n".join(lines) + "\n"
+    for part in (name for name in HEADS if name in table):
+        measured = table[part]
+        machine = measured["machine"]
+        lines += [f"### {TITLES[part]}", ""]
+        cells = [HEADS[part], ["---"] * len(HEADS[part]), *CELLS[part](measured["rows"])]
+        lines += ["| " + " | ".join(row) + " |" for row in cells]
+        where = f"{measured['date']}, seed {measured['seed']}, {machine['cpu']}, {machine['threads']} thread(s)"
+        lines += ["", NOTES[part].format(**measured) + f" {where}.", ""]
+    return "\n".join(lines)

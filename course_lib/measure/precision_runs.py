@@ -19,6 +19,8 @@ from course_lib.precision.live_bytes import LiveBytes
 from course_lib.precision.loss_scaler import LossScaler
 from course_lib.precision.memory import memory_account
 from course_lib.precision.mixed import alternating, always, train
+from course_lib.redundancy.adapters import BOTH_BLOCKS, Adapter, attach_adapters
+from course_lib.redundancy.lora import Lora, attach_lora
 
 Batch = Sequence[torch.Tensor]
 
@@ -61,11 +63,21 @@ class Task:
 
 @dataclass(frozen=True)
 class Way:
-    """How to train: the precision of each step, in how many parts a batch is computed, whether layers are checkpointed."""
+    """How to train.
+
+    Attributes:
+        schedule: step → precision.
+        parts: in how many a batch is computed.
+        checkpoint: layers are checkpointed.
+        attach: adds weights to an encoder, which are then trained alone with the head.
+        rate: times the task's learning rate.
+    """
 
     schedule: Callable[[int], torch.dtype]
     parts: int = 1
     checkpoint: bool = False
+    attach: Callable[[nn.Module], object] | None = None
+    rate: float = 1.0
 
 
 WAYS = {
@@ -75,6 +87,10 @@ WAYS = {
     "alternating bf16": Way(alternating(torch.bfloat16)),
     "fp32, 4 parts": Way(always(torch.float32), parts=4),
     "fp32, checkpointed": Way(always(torch.float32), checkpoint=True),
+    "fp32, LoRA of rank 8": Way(always(torch.float32), attach=lambda m: attach_lora(m, {"*.layer.*": Lora(rank=8)}), rate=10),
+    "fp32, adapters of width 32": Way(
+        always(torch.float32), attach=lambda m: attach_adapters(m, {BOTH_BLOCKS: Adapter()}), rate=10
+    ),
 }
 
 
@@ -155,7 +171,7 @@ def compare(task: Task, ways: Sequence[str] = tuple(WAYS), progress: Callable[[s
 
     Args:
         task: what to train.
-        ways: keys of :data:`WAYS`; those that checkpoint are for tasks with layers.
+        ways: keys of :data:`WAYS`; those that checkpoint or attach are for tasks with layers.
         progress: called with each way's name when it begins.
     Returns:
         ``{"task", "way", "metric", "score", "losses", "seconds", "peak_bytes", "account", "skipped", "scale"}``: the loss of each
@@ -167,8 +183,8 @@ def compare(task: Task, ways: Sequence[str] = tuple(WAYS), progress: Callable[[s
     with torch.random.fork_rng(devices=[]):
         for name in ways:
             expect(name in WAYS, "ways", name, f"some of {list(WAYS)}")
-            fits = not WAYS[name].checkpoint or bool(task.layers(task.make()))
-            expect(fits, "ways", name, "a task with layers to checkpoint")
+            fits = not (WAYS[name].checkpoint or WAYS[name].attach) or bool(task.layers(task.make()))
+            expect(fits, "ways", name, "a task with layers to checkpoint or to attach weights to")
         rows = []
         for name in ways:
             if progress:
@@ -179,6 +195,8 @@ def compare(task: Task, ways: Sequence[str] = tuple(WAYS), progress: Callable[[s
 
 def _run(task: Task, way: Way) -> dict:
     model, scaler = task.make(), LossScaler()
+    if way.attach:
+        way.attach(model)
     optimizer, epochs = task.optimizer(model), [task.batches(epoch) for epoch in range(task.epochs)]
     steps = [batch for epoch in epochs for batch in epoch]
     torch.manual_seed(task.seed)  # of dropout
@@ -186,7 +204,7 @@ def _run(task: Task, way: Way) -> dict:
         began = time.perf_counter()
         done = train(
             steps, lambda b: task.losses(model, b, way.parts), optimizer, way.schedule, scaler, task.clip,
-            lambda number: task.rate(number / len(steps)),
+            lambda number: way.rate * task.rate(number / len(steps)),
         )  # fmt: skip
         seconds = time.perf_counter() - began
     score = task.score(model)

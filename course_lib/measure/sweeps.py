@@ -21,6 +21,7 @@ STORED = PACKAGE / "exercises" / "lessons" / "sweeps"  # package data: learners 
 SWEEPS: dict[str, str] = {  # name → module that defines it as SWEEP
     "word_piece_labels": "course_lib.measure.label_sweep",
     "pruning": "course_lib.measure.prune_sweep",
+    "peers": "course_lib.measure.peers_sweep",
 }
 LISTED = {"POINTS", "SWEEP"}  # assignments that are no part of the code: a new point must not make the others stale
 

@@ -53,7 +53,7 @@ def test_build_says_what_each_lesson_took(say, copied):
     code, out, err = say("build", "sample")
     assert code == 0 and "1 lesson to build" in err
     assert re.fullmatch(
-        r"solutions/1_sample/01_sample.py: 14 cells, 7 points, about 10 minutes; ran in [\d.]+ s with [\d.]+ MiB\n", out
+        r"solutions/1_sample/01_sample.py: 14 cells, 7 points, about 15 minutes; ran in [\d.]+ s with [\d.]+ MiB\n", out
     )
     assert say("build", "--check")[0] == 0
 
@@ -105,7 +105,7 @@ def test_list_keeps_paths_whole_in_a_narrow_window(say, monkeypatch):
 def test_list_shows_path_title_minutes_points_and_progress(say, copied):
     code, out, _ = say("list")
     assert code == 0
-    for part in ("notebooks/1_sample/01_sample.ipynb", "How many weights are zero?", " 10 ", " 0/2 ", " 0/7", "1 lesson "):
+    for part in ("notebooks/1_sample/01_sample.ipynb", "How many weights are zero?", " 15 ", " 0/2 ", " 0/7", "1 lesson "):
         assert part in out
     say("start")
     record_check("sparsity", "passed", 2.0, 2.0, None)

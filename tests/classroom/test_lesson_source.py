@@ -40,12 +40,12 @@ def test_marks_become_metadata_of_nbgrader_and_our_own_beside_it(course, cell):
 def test_the_notebook_knows_its_title_minutes_and_points(course):
     about = read_source(course(), find, MEASURED).metadata["course"]
     points = find("sparsity").points + find("megabytes").points + 3
-    assert about == {"lesson": "01_sample", "minutes": 10, "points": points, "title": "How many weights are zero?"}
+    assert about == {"lesson": "01_sample", "minutes": 15, "points": points, "title": "How many weights are zero?"}
 
 
 def test_lines_are_rendered_and_latex_is_left_alone(course):
     text = read_source(course(), find, MEASURED).cells[0].source
-    assert "**about 10 minutes** · 0.4 GB · runs in 41 s" in text  # 381 MiB are 0.3995 · 10⁹ bytes
+    assert "**about 15 minutes** · 0.4 GB · runs in 41 s" in text  # 381 MiB are 0.3995 · 10⁹ bytes
     assert "$x^{{2}}$" in text
 
 
@@ -83,15 +83,28 @@ def test_a_cells_id_survives_changes_elsewhere_and_other_measurements(course):
     assert [c.id for c in read_source(lesson, find, MEASURED).cells] == before, "an exercise keeps its id whatever its text"
 
 
-@pytest.mark.parametrize("words, minutes", [(2, 5), (200, 5), (201, 10), (1000, 10), (2000, 15)])
+OPEN = '# %% [markdown] open="{}" points=2\n# Why?\n#\n# ### BEGIN SOLUTION\n# So.\n# ### END SOLUTION\n\n'
+
+
+@pytest.mark.parametrize("words, minutes", [(2, 5), (150, 5), (151, 10), (900, 10), (1500, 15)])
 def test_minutes_are_exercises_plus_reading_rounded_up_to_five(words, minutes, course):
-    """⌈(4 + words / 200) / 5⌉ · 5 with one exercise of 4 minutes; # A title is three words."""
+    """⌈(4 + words / 150) / 5⌉ · 5 with one exercise of 4 minutes; # A title is three words."""
     prose = "# %% [markdown]\n# " + "word " * (words - 3) + "\n\n"
     hidden = "# %% [markdown] solution_only=true\n# " + "word " * 5000 + "\n"
     text = TITLE + (prose if words > 3 else "") + EXERCISE + CHECK + hidden
     lesson = course(text if words > 3 else text.replace("# # A title", "# # A"))
     stub = SimpleNamespace(points=1, difficulty=1, minutes=4)
     assert read_source(lesson, lambda _: stub).metadata["course"]["minutes"] == minutes
+
+
+@pytest.mark.parametrize(
+    "more, minutes",
+    [("", 5), ("# %%\npredict('a')\nquiz('b')\n\n" * 2, 10), (OPEN.format("a"), 10), (OPEN.format("a") + OPEN.format("b"), 15)],
+)
+def test_a_minute_for_each_prediction_and_quiz_and_four_for_an_open_question(more, minutes, course):
+    """An exercise of 4 minutes, and 4 · 1, 4, or 2 · 4, with a few words to read; rounded up to five."""
+    stub = SimpleNamespace(points=1, difficulty=1, minutes=4)
+    assert read_source(course(TITLE + more + EXERCISE + CHECK), lambda _: stub).metadata["course"]["minutes"] == minutes
 
 
 WRONG = {

@@ -44,9 +44,32 @@ def test_the_command_trains_in_each_precision_and_writes_the_table(tmp_path, mon
         main(["costs", "--only", "training", "--encoder", "tiny", "--sentences", "32", "--threads", "1"])
     assert done.value.code == 0
     table = json.loads((tmp_path / "artifacts" / "costs.json").read_text())
-    assert list(table["parts"]) == ["training"] and len(table["parts"]["training"]) >= 4
+    assert list(table) == ["training"] and len(table["training"]["rows"]) >= 4 and table["training"]["sentences"] == 32
     out = capsys.readouterr().out
     assert out == (tmp_path / "artifacts" / "costs.md").read_text() == markdown(table) and "| bf16 | 0." in out
+
+
+def test_each_part_says_when_and_where_it_was_measured_in_the_order_of_the_parts():
+    about = {"date": "2026-01-31", "seed": 0, "machine": {"cpu": "a slow one", "threads": 2}, "data": "made up"}
+    row = {"way": "fp32", "score": 0.5, "seconds": 9.6, "peak_bytes": 2**21, "skipped": 0}
+    text = markdown({"training": about | {"rows": [row], "sentences": 10, "epochs": 1}, "redundancy": about | {"rows": [ROW]}})
+    assert text.index("Less redundancy") < text.index("Cheaper training") and text.count("a slow one, 2 thread(s).") == 2
+    assert "| fp32 | 0.500 | 10 | 2 | 0 |" in text and "10 sentences of made up, 1 epochs" in text
+
+
+def test_what_another_run_measured_stays(tmp_path, monkeypatch, capsys):
+    from course_lib.measure import parallel_runs
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "artifacts").mkdir()
+    about = {"date": "2026-01-31", "seed": 0, "machine": {"cpu": "a slow one", "threads": 2}, "data": "made up"}
+    (tmp_path / "artifacts" / "costs.json").write_text(json.dumps({"redundancy": about | {"rows": [ROW]}}))
+    monkeypatch.setattr(parallel_runs, "rows", lambda work: [])
+    with pytest.raises(SystemExit) as done:
+        main(["costs", "--only", "parallel", "--encoder", "tiny", "--threads", "1"])
+    assert done.value.code == 0
+    table = json.loads((tmp_path / "artifacts" / "costs.json").read_text())
+    assert table["redundancy"]["rows"] == [ROW] and table["parallel"]["rows"] == []
 
 
 def test_an_unknown_part_is_refused(capsys):

@@ -59,6 +59,18 @@ def test_memory_falls_with_parts_and_checkpoints(encoder):
     assert encoder["alternating bf16"]["peak_bytes"] == whole, "its full steps need what fp32 needs"
 
 
+def test_what_is_attached_trains_alone_and_needs_less_memory(encoder):
+    for way in ("fp32, LoRA of rank 8", "fp32, adapters of width 32"):
+        parts = {
+            p["part"]: sum(q["bytes"] for q in encoder[way]["account"] if q["part"] == p["part"])
+            for p in encoder[way]["account"]
+        }
+        assert (
+            encoder[way]["losses"] != encoder["fp32"]["losses"] and encoder[way]["peak_bytes"] < encoder["fp32"]["peak_bytes"]
+        )
+        assert parts["optimizer"] < parts["weights"], "AdamW keeps two numbers for each that is trained"
+
+
 def test_a_run_is_repeatable(digits):
     torch.manual_seed(3)
     again = compare(digits_task(epochs=4), ["bf16"], progress=(begun := []).append)
