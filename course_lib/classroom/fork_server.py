@@ -69,8 +69,9 @@ def _confine(settings: dict) -> int | None:
         if first := os.fork():  # the child is the first process of the new namespace, and goes on
             _outlive(first)
     own = os.pidfd_open(os.getpid()) if tier in ("namespaces", "bubblewrap") else None
-    if own is not None and not namespaces.can_fork_apart(own):
-        own = None  # bubblewrap does not always give what it takes
+    covered = any(path.startswith("/tmp/") for path in (sys.prefix, sys.base_prefix))
+    if own is not None and (covered or not namespaces.can_fork_apart(own)):
+        own = None  # Python would be covered by a child's own /tmp; and bubblewrap does not always give what it takes
     if own is None and tier != "unconfined":  # then all children have one /tmp, which must not take anything
         landlock.restrict(settings["reads"], settings["hides"])
     if tier != "unconfined":

@@ -91,9 +91,7 @@ def calls_in_time(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]
 
 
 def f1_and_speed(points: Sequence[Mapping], batch: str = "1"):
-    """F1 against milliseconds per sentence, a point for each model in each program.
-
-    Of more than eight points only those are named that no other beats in both.
+    """Milliseconds per sentence and F1 side by side, a row for each program and a point for each model in it, the slowest on top.
 
     Args:
         points: ``{"model", "way", "f1": [value, low, high], "ms_1", "ms_32"}``.
@@ -101,30 +99,29 @@ def f1_and_speed(points: Sequence[Mapping], batch: str = "1"):
     Returns:
         A matplotlib figure.
     """
-    figure = new_figure(width=7.4, height=4.2)
-    axes = figure.subplots()
     key = f"ms_{batch}"
-    for (model, colour), marker in zip((("teacher", COLOURS[0]), ("student", COLOURS[1])), MARKERS, strict=False):
+    slowest = {p["way"]: max(q[key] for q in points if q["way"] == p["way"]) for p in points}
+    row = {way: i for i, way in enumerate(sorted(slowest, key=slowest.get))}
+    figure = new_figure(width=7.4, height=1.5 + 0.27 * max(4, len(row)))
+    speed, quality = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    for (model, colour), marker, shift in zip(
+        (("teacher", COLOURS[0]), ("student", COLOURS[1])), MARKERS, (0.13, -0.13), strict=False
+    ):
         own = [p for p in points if p["model"] == model]
-        filled = {True: colour, False: "white"}
-        for p in own:
-            value, low, high = p["f1"]
-            axes.errorbar(
-                p[key], value, [[value - low], [high - value]], fmt=marker, color=colour, markerfacecolor=filled["int8" in p["way"]],
-                markersize=8, elinewidth=0.8, capsize=2,
-            )  # fmt: skip
-        axes.plot([], [], marker, color=colour, label=f"{model} (filled: int8)", markersize=8)
-    best = [p for p in points if not any(q[key] <= p[key] and q["f1"][0] >= p["f1"][0] and q is not p for q in points)]
-    for p in points if len(points) <= 8 else best:
-        axes.annotate(
-            p["way"], (p[key], p["f1"][0]), (7, 7 if p["model"] == "teacher" else -14), textcoords="offset points", fontsize=9,
-        )  # fmt: skip
-    axes.set(
-        xscale="log", xlabel=f"median ms per sentence, batch {batch} (log scale)", ylabel="entity F1 on test, 95 % interval"
-    )
-    plain_ticks(axes.xaxis)
-    axes.grid(alpha=0.3)
-    axes.margins(x=0.22, y=0.15)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+        speed.plot([p[key] for p in own], [row[p["way"]] for p in own], marker, color=colour, markersize=7, label=model)
+        f1 = [p["f1"] for p in own]
+        spread = [[v - low for v, low, _ in f1], [high - v for v, _, high in f1]]
+        heights = [row[p["way"]] + shift for p in own]
+        quality.errorbar(
+            [v for v, _, _ in f1], heights, xerr=spread if own else None, fmt=marker, color=colour, markersize=5, elinewidth=0.9
+        )
+    speed.set(xscale="log", xlabel=f"median ms per sentence, batch {batch} (log scale)")
+    speed.set_yticks(range(len(row)), row)
+    plain_ticks(speed.xaxis)
+    quality.set(xlabel="entity F1 on test, 95 % interval")
+    for axes in (speed, quality):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    if points:
+        speed.legend(frameon=False, fontsize=9, loc="lower right")
     return figure

@@ -132,8 +132,10 @@ def refusals(folder: Path, group) -> dict:
         "empty": refused(lambda: ShardedAdamW([], group=group)),
     }
     dist.barrier()
-    (folder / "new").mkdir(exist_ok=True)
-    (folder / "new" / "index.json").write_text("{}")
+    if rank == 0:
+        (folder / "new").mkdir(exist_ok=True)
+        (folder / "new" / "index.json").write_text("{}")
+    dist.barrier()
     found["no index"] = refused(lambda: checkpoint.load(folder / "new", model, optimizer))
     damaged = folder / "4" / "rank-00002-of-00004.safetensors"
     if rank == 0:

@@ -79,7 +79,7 @@ def test_cuts_may_be_left_out_and_repeated_but_not_distillation_or_int8(load):
 
 
 def test_a_missing_recipe_lists_the_presets():
-    for where in ("fast", "no/such.toml", "quick.toml", "../recipes"):
+    for where in ("faster", "no/such.toml", "quick.toml", "../recipes"):
         with pytest.raises(CourseError, match=rf"--recipe {re.escape(where)}: not found. Expected a preset \(.*quick.*\) or a"):
             load_recipe(where)
 
