@@ -141,8 +141,7 @@ def require_writable(folder: Path | str) -> None:
     """Make a folder if it is missing and try to write there, so that a fault shows before the work and not after it."""
     with explained(Path(folder)):
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
 
 
 def require_replaceable(folder: Path | str) -> None:

@@ -8,9 +8,9 @@ from tokenizers import Tokenizer
 
 from course_lib.artifacts import Cache, digest, file_sha256, new_folder
 from course_lib.data.align import Window, make_windows, pad_id
+from course_lib.deploy.engines import max_pieces
 from course_lib.distillation.objective import teacher_targets
 from course_lib.models.zoo import WEIGHTS, load_token_classifier, load_tokenizer
-from course_lib.recipes.teacher import max_pieces
 
 LOGITS = "logits.safetensors"
 
@@ -37,7 +37,7 @@ def label_text(
 
     tokenizer: Tokenizer = load_tokenizer(teachers[0])
     models = [load_token_classifier(folder) for folder in teachers]
-    windows = make_windows(sentences, tokenizer, max_pieces(models[0]))
+    windows = make_windows(sentences, tokenizer, max_pieces(models[0].config.to_dict()))
     made_of = [file_sha256(Path(folder) / WEIGHTS) for folder in teachers], [w.ids for w in windows], bf16
     target = cache.path("labels", digest(*made_of))
     lengths = [len(w.ids) for w in windows]

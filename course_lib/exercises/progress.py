@@ -43,7 +43,7 @@ def read_progress(path: Path | None = None) -> dict:
         with contextlib.suppress(CourseError), _locked(path):
             return _read_or_set_aside(path)
     except OSError:  # cannot be read now, and may be whole
-        pass
+        return _empty()
     return _empty()
 
 

@@ -16,7 +16,7 @@ TITLES = {
 NOTES = {
     "redundancy": "Corpus {data}, F1 on validation; speed in PyTorch, batches of 32, in turns with the teacher; seconds with any training.",
     "training": "{sentences} sentences of {data}, {epochs} epochs, batches of 16; peak: live tensor bytes of a step.",
-    "parallel": "16 sentences of up to 64 pieces. Workers share one machine's cores: what they gain here is memory, not time.",
+    "parallel": "16 sentences of up to 64 pieces. Workers share one machine's cores.",
 }
 
 
