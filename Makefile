@@ -17,7 +17,7 @@ $(if $(wildcard $(1)/*/*.ipynb),COURSE_FAST=1 COURSE_HEADLESS=1 COURSE_PROGRESS=
 	-o addopts=-q -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --timeout=300 $(1),@echo "$(1): no notebooks yet")
 endef
 
-.PHONY: help course test test-browser lab lessons sweeps bench bench-peers lint clean
+.PHONY: help course test test-browser test-nbgrader lab lessons sweeps bench bench-peers lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ test: $(STAMP) ## lint and all tests, all lessons, without a network
 
 test-browser: $(STAMP) ## take a lesson in Chromium; screenshots in artifacts/browser
 	$(BIN)/python -m pytest tests/browser -m browser
+
+test-nbgrader: $(STAMP) ## the real nbgrader on every known answer of every exercise, release to feedback; half an hour
+	$(BIN)/python -m pytest tests/classroom/test_nbgrader_whole.py -m nbgrader
 
 lab: $(STAMP) ## copy the lessons to work/ (yours are kept) and open JupyterLab there
 	$(BIN)/course start

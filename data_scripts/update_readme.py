@@ -1,7 +1,7 @@
 """Write measured figures into README.md, so that nobody types them: ``python data_scripts/update_readme.py``.
 
 Reads ``artifacts/course``, ``artifacts/wikigold``, ``artifacts/uner_ewt``, ``artifacts/messages`` (scorecards), ``artifacts/techniques``
-(``course techniques``), ``artifacts/peers*.json`` (``course peers``), ``artifacts/bench.json`` (``make bench``) and ``artifacts/proof.json`` (``prove_corpus.py --json``), fills the stretches between
+(``course techniques``), ``artifacts/peers*.json`` (``course peers``), ``artifacts/costs.json`` (``course costs``), ``artifacts/bench.json`` (``make bench``) and ``artifacts/proof.json`` (``prove_corpus.py --json``), fills the stretches between
 ``<!-- begin NAME -->`` and ``<!-- end NAME -->``, and copies the plot and the whole technique tables into ``docs``. A stretch whose
 figures are not there stays as it is and is named.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from course_lib.artifacts import read_json, write_text
 from course_lib.data.texts import generate_texts
-from course_lib.measure import bench
+from course_lib.measure import bench, method_costs
 from course_lib.measure.scorecard import markdown
 
 ROOT = Path(__file__).parent.parent
@@ -240,6 +240,7 @@ SECTIONS: dict[str, tuple[Path, Callable[[], str]]] = {
     "machine": (README, machine),
     "proof": (CORPUS, proof),
     "messages": (CORPUS, messages),
+    "costs": (RESULTS, lambda: method_costs.markdown(read_json(ARTIFACTS / "costs.json")).rstrip()),
     "bench": (RESULTS, lambda: bench.markdown(read_json(ARTIFACTS / "bench.json"))),
 }
 

@@ -5,6 +5,7 @@ take turns; medians count. Writes ``artifacts/bench.json``.
 """
 
 import ctypes
+import datetime
 import gc
 import multiprocessing
 import statistics
@@ -115,7 +116,7 @@ def main(path: Path = Path("artifacts/bench.json"), repeats: int = REPEATS, size
             advance()
     rows += bench_parallel.rows(sizes, repeats)  # in worker processes of its own
     rows += bench_grading.rows(peak_mib)
-    figures = {"machine": machine(processors()), "rows": rows}
+    figures = {"date": datetime.date.today().isoformat(), "machine": machine(processors()), "rows": rows}
     write_json(path, figures)
     print(markdown(figures))
     return figures
@@ -127,7 +128,8 @@ def markdown(figures: dict) -> str:
     for r in figures["rows"]:
         peak, tensor = (f"{r[key]:.1f}" if r[key] is not None else "–" for key in ("ours_peak_mib", "tensor_mib"))
         lines.append(f"| {r['name']} | {r['ours_ms']:.2f} | {r['theirs_ms']:.2f} | {r['ratio']:.2f} | {peak} | {tensor} |")
-    return "\n".join(lines)
+    m = figures["machine"]
+    return "\n".join([*lines, "", f"{figures['date']}, {m['cpu']} ({', '.join(m['flags'])}), {m['threads']} threads."])
 
 
 if __name__ == "__main__":

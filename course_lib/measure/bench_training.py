@@ -65,7 +65,7 @@ def checkpoints(sizes: Sizes) -> Pair:
 
 
 def _mixed(sizes: Sizes, dtype: torch.dtype, scaled: bool) -> Pair:
-    x, y, model = _problem(sizes)
+    x, y, model = _problem(sizes, 8 if scaled else 1)  # without fp16 arithmetic in the processor a step takes very long
     copied = copy.deepcopy(model)
     optimizer, their_optimizer = (torch.optim.AdamW(m.parameters(), lr=1e-4, fused=True) for m in (model, copied))
     scaler, their_scaler = LossScaler() if scaled else None, torch.amp.GradScaler("cpu", enabled=scaled)
@@ -91,8 +91,8 @@ def _mixed(sizes: Sizes, dtype: torch.dtype, scaled: bool) -> Pair:
     return Pair(f"training step in {kind}, {LAYERS} layers, {_shape(x)} ({name})", ours, theirs, _bytes(model))
 
 
-def _problem(sizes: Sizes) -> tuple[torch.Tensor, torch.Tensor, Encoder]:
-    rows = max(1, sizes.tokens // 4 // LENGTH)
+def _problem(sizes: Sizes, smaller: int = 1) -> tuple[torch.Tensor, torch.Tensor, Encoder]:
+    rows = max(1, sizes.tokens // 4 // LENGTH // smaller)
     return torch.randn(rows, LENGTH, sizes.width), torch.randint(10, (rows,)), Encoder(sizes.width)
 
 

@@ -75,3 +75,18 @@ def test_every_exercise_tells_how_to_call_it(lesson):
             assert ast.get_docstring(node), exercise
             if isinstance(node, ast.FunctionDef):
                 assert all(a.annotation for a in node.args.args) and node.returns, exercise
+
+
+def test_the_schedule_for_instructors_has_every_lesson_and_its_minutes_and_points():
+    """Of `solutions/README.md`, from the metadata of the learners' notebooks."""
+    about = {}
+    for stem, lesson in LESSONS.items():
+        course = nbformat.read(lesson.notebook, 4).metadata["course"]
+        about[stem[:2]] = (course["minutes"], course["points"])
+    rows = re.findall(
+        r"^\| \d \| ([\d, ]+) \| (\d+) \| (\d+) \|", (REPOSITORY / "solutions/README.md").read_text("utf-8"), re.MULTILINE
+    )
+    taught = [lessons.split(", ") for lessons, _, _ in rows]
+    assert [number for lessons in taught for number in lessons] == list(about) and len(rows) == 6
+    for lessons, (_, minutes, points) in zip(taught, rows, strict=True):
+        assert (int(minutes), int(points)) == tuple(sum(about[n][i] for n in lessons) for i in (0, 1)), lessons

@@ -82,4 +82,6 @@ def test_the_peak_counts_what_torch_allocates():
 
 def test_the_markdown_table_has_a_line_for_each_row_and_a_dash_for_what_was_not_measured():
     row = {"name": "a", "ours_ms": 2.0, "theirs_ms": 3.0, "ratio": 1.5, "ours_peak_mib": None, "tensor_mib": 4.0}
-    assert bench.markdown({"rows": [row]}).splitlines()[2:] == ["| a | 2.00 | 3.00 | 1.50 | – | 4.0 |"]
+    about = {"date": "2026-01-02", "machine": {"cpu": "a processor", "flags": ["avx2"], "threads": 2}}
+    lines = bench.markdown({"rows": [row], **about}).splitlines()[2:]
+    assert lines == ["| a | 2.00 | 3.00 | 1.50 | – | 4.0 |", "", "2026-01-02, a processor (avx2), 2 threads."]
