@@ -1,4 +1,4 @@
-"""Tracking: losses, F1, sparsity, weight scales and memory of a run as TensorBoard event files, where a folder is named.
+"""Tracking: losses, F1, sparsity, scales and memory of a run as TensorBoard event files, where a folder is named.
 
 Off, which is the default, a :class:`Tracker` imports nothing and writes nothing.
 """
@@ -11,6 +11,8 @@ from course_lib.errors import CourseError
 
 if TYPE_CHECKING:
     import torch
+
+    from course_lib.precision.mixed import Step
 
 EVERY = 10  # steps between two losses that are written
 
@@ -60,6 +62,45 @@ class Tracker:
             self.scalars(run, values, event["step"])
         elif event["step"] % EVERY == 0 or event["step"] == 1:
             self.scalars(run, {"step/loss": event["loss"]}, event["step"])
+
+    def mixed_step(self, run: str, number: int, step: "Step") -> None:
+        """Write loss and loss scale of some steps of :func:`course_lib.precision.mixed.train`, and of every one that was skipped.
+
+        Args:
+            run: as of :meth:`scalars`.
+            number: of the step, from 1.
+            step: what it did.
+        """
+        if self.folder is not None and (number == 1 or number % EVERY == 0 or not step.taken):
+            self.scalars(run, {"step/loss": step.loss, "step/loss_scale": step.scale}, number)
+
+    def int8_scales(self, run: str, file: Path) -> None:
+        """Write the smallest, mean and largest scale of each tensor that an ONNX file holds as integers.
+
+        A matrix (D, R) of :func:`course_lib.deploy.export.quantize_onnx` has a scale for each of its R outputs or one for all, a table of
+        embeddings one for all or one for each block of its rows; a tensor without a readable name is called like the node that reads it.
+
+        Args:
+            run: as of :meth:`scalars`.
+            file: ``model.onnx``, quantized.
+        """
+        if self.folder is None:
+            return
+        import onnx
+        from onnx import numpy_helper
+
+        graph = onnx.load(str(file)).graph
+        readers = {name: node.name for node in graph.node for name in node.input}
+        held, values = {tensor.name for tensor in graph.initializer}, {}
+        for tensor in graph.initializer:
+            stem, _, kind = tensor.name.rpartition("_")
+            if kind in ("scale", "scales") and held & {f"{stem}_quantized", f"{stem}_codes"}:
+                reader = readers.get(f"{stem}_quantized", stem)
+                name = reader.strip("/").removesuffix("_quant") if "::" in stem else stem
+                scales = numpy_helper.to_array(tensor)
+                for end, value in (("smallest", scales.min()), ("mean", scales.mean()), ("largest", scales.max())):
+                    values[f"int8_scale_{end}/{name}"] = value
+        self.scalars(run, values, 0)
 
     def weights(self, run: str, model: "torch.nn.Module", step: int) -> None:
         """Write sparsity and root mean square of every weight matrix of the model, and the sparsity of all of them."""

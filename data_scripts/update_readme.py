@@ -262,6 +262,8 @@ def main() -> None:
         except Exception as error:
             print(f"{name}: left as it was ({error})")
     shutil.copyfile(ARTIFACTS / "course" / "f1_against_latency.png", ROOT / "docs" / "f1_against_latency.png")
+    if (ARTIFACTS / "costs_losses.png").is_file():
+        shutil.copyfile(ARTIFACTS / "costs_losses.png", ROOT / "docs" / "costs_losses.png")
     for name in ("generated", "wikigold"):
         if (ARTIFACTS / "techniques" / f"{name}.md").is_file():
             shutil.copyfile(ARTIFACTS / "techniques" / f"{name}.md", ROOT / "docs" / f"techniques_{name}.md")

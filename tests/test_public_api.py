@@ -9,11 +9,18 @@ from public_api import has_source, public, untested, without_docstring, without_
 import course_lib
 
 ROOT = Path(course_lib.__file__).parent
-FAMILIES = [*sorted(ROOT.glob("pruning/*.py")), *sorted(ROOT.glob("quantization/*.py"))]
+FAMILIES = [
+    path
+    for family in "pruning quantization precision redundancy classification".split()
+    for path in sorted(ROOT.glob(f"{family}/*.py"))
+]
 CORE = [*FAMILIES, *(ROOT / f"{name}.py" for name in "granularity plan report calibration layerwise obs".split())]
 
 # Modules that carry no published technique, each with what it is instead.
 PLUMBING = {
+    "classification/__init__.py": "a title",
+    "precision/__init__.py": "a title",
+    "precision/live_bytes.py": "counting",
     "pruning/__init__.py": "a title",
     "pruning/adaptive.py": "this course's own search",
     "pruning/apply.py": "a plan, carried out by other modules",
@@ -32,7 +39,18 @@ PLUMBING = {
     "quantization/storage.py": "a file format",
     "quantization/survey_formula.py": "a formula repeated by surveys, kept to show what it loses",
     "quantization/weights.py": "a container; affine.py cites",
+    "redundancy/__init__.py": "a title",
+    "redundancy/added_weights.py": "what lora.py and adapters.py share, which cite",
+    "redundancy/duplicates.py": "hashes and cosines",
+    "redundancy/joined_modules.py": "containers",
+    "redundancy/low_rank_layers.py": "a plan, carried out; low_rank.py cites",
+    "redundancy/positions.py": "rows of a table left out",
+    "redundancy/rank_latency.py": "a line through times of this machine",
+    "redundancy/storage.py": "a file format",
 }
+
+# Names that no test has, only tests of what is built on them.
+REACHED = {"redundancy/added_weights.py": ["AddedModule", "added_dtype", "expect_finite"]}
 
 
 def name_of(path: Path) -> str:
@@ -65,12 +83,12 @@ def test_every_technique_cites_its_source(path):
 
 
 def test_every_exemption_is_of_a_module_there_is():
-    assert set(PLUMBING) <= {name_of(path) for path in FAMILIES}
+    assert set(PLUMBING) <= {name_of(path) for path in FAMILIES} and set(REACHED) <= {name_of(path) for path in CORE}
 
 
 @pytest.mark.parametrize("path", CORE, ids=name_of)
 def test_every_public_name_is_in_some_test(path, words):
-    assert untested(tree_of(path), words) == []
+    assert untested(tree_of(path), words) == REACHED.get(name_of(path), []), "a test is missing, or an exemption is not needed"
 
 
 # The walker itself, on modules made up here.

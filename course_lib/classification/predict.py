@@ -1,4 +1,7 @@
-"""One label for each text, from the same token classifier as named entities: the tag of the first piece, ``[CLS]``, is the text's."""
+"""One label for each text, from the same token classifier as named entities: the tag of the first piece, ``[CLS]``, is the text's.
+
+Source: Devlin et al. 2018, 1810.04805, sections 3.1 and 3.2 (the last state of ``[CLS]`` stands for the whole text).
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice

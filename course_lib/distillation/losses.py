@@ -15,10 +15,12 @@ def token_kd_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tens
     Args:
         student: logits (B, L, K), any float dtype; the loss is computed in fp32.
         teacher: logits (B, L, K); no gradient flows into them.
-        mask: bool (B, L), True at the tokens that count. Padding must be False: it would water the mean down.
+        mask: bool (B, L), True at the tokens that count, at least one. Padding must be False: it would water the mean down.
         temperature: T > 0.
     Returns:
-        A scalar in nats, 0 when both agree everywhere; 0 when no token counts.
+        A scalar in nats, 0 when both agree everywhere.
+    Raises:
+        ValueError: shapes that do not fit, a mask without True (any student would look perfect), or a temperature of 0 or less.
 
     >>> logits = torch.tensor([[[1.0, 0.0]]])
     >>> token_kd_loss(logits, logits, torch.tensor([[True]])).item()
@@ -27,12 +29,12 @@ def token_kd_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tens
     expect(
         student.shape == teacher.shape, "teacher", tuple(teacher.shape), f"logits of the student's shape {tuple(student.shape)}"
     )
-    expect(mask.shape == student.shape[:2], "mask", tuple(mask.shape), f"a mask of shape {tuple(student.shape[:2])}")
+    _check_mask(mask, student)
     expect(temperature > 0, "temperature", temperature, "a number above 0")
     log_p = F.log_softmax(teacher.detach().float() / temperature, dim=-1)  # (B, L, K)
     log_q = F.log_softmax(student.float() / temperature, dim=-1)
     kl = (log_p.exp() * (log_p - log_q)).sum(-1)  # (B, L)
-    return temperature**2 * (kl * mask).sum() / mask.sum().clamp(min=1)
+    return temperature**2 * (kl * mask).sum() / mask.sum()
 
 
 def hidden_state_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -45,9 +47,12 @@ def hidden_state_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.
 
     Args:
         student, teacher: (B, L, D), any float dtype; computed in fp32; no gradient flows into the teacher.
-        mask: bool (B, L), True at real tokens.
+        mask: bool (B, L), True at real tokens, at least two of them with different states of the teacher: one state alone, or the
+            same everywhere, has no spread to be a share of.
     Returns:
-        A scalar; 0 when no token counts.
+        A scalar.
+    Raises:
+        ValueError: shapes that do not fit, a mask without True, or a teacher without spread.
 
     >>> states = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     >>> hidden_state_loss(states, states, torch.ones(1, 2, dtype=torch.bool)).item()
@@ -56,11 +61,13 @@ def hidden_state_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.
     expect(
         student.shape == teacher.shape, "teacher", tuple(teacher.shape), f"states of the student's shape {tuple(student.shape)}"
     )
-    expect(mask.shape == student.shape[:2], "mask", tuple(mask.shape), f"a mask of shape {tuple(student.shape[:2])}")
+    _check_mask(mask, student)
     g = teacher.detach().float()[mask]  # (N, D), real tokens only
     distance = (student.float()[mask] - g).square().sum()
-    spread = (g - g.mean(dim=0)).square().sum()
-    return distance / spread.clamp(min=torch.finfo(torch.float32).tiny)
+    spread = (g - g.mean(dim=0)).square().sum()  # of equal states it is 0, or what rounding their mean leaves
+    differ = bool((g != g[0]).any()) and not bool(spread < torch.finfo(torch.float32).tiny)
+    expect(differ, "teacher", f"no spread over {len(g)} real tokens", "states that differ: the loss is a share of their spread")
+    return distance / spread
 
 
 def relation_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, heads: int) -> torch.Tensor:
@@ -79,21 +86,26 @@ def relation_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tens
     Returns:
         A scalar in nats; 0 for equal relations.
     Raises:
-        ValueError: shapes that do not fit, or widths that ``heads`` does not divide.
+        ValueError: shapes that do not fit, a mask without True, or widths that ``heads`` does not divide.
 
     >>> states = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     >>> relation_loss(states, states, torch.ones(1, 2, dtype=torch.bool), heads=1).item()
     0.0
     """
     expect(student.shape[:2] == teacher.shape[:2], "teacher", tuple(teacher.shape), f"(B, L) = {tuple(student.shape[:2])}")
-    expect(mask.shape == student.shape[:2], "mask", tuple(mask.shape), f"a mask of shape {tuple(student.shape[:2])}")
+    _check_mask(mask, student)
     fits = heads >= 1 and not (student.shape[2] % heads or teacher.shape[2] % heads)
     expect(fits, "heads", heads, f"a number that divides the widths {student.shape[2]} and {teacher.shape[2]}")
     log_q = _relations(student.float(), mask, heads)  # (B, heads, L, L)
     log_p = _relations(teacher.detach().float(), mask, heads)
     both = mask[:, None, :, None] & mask[:, None, None, :]
     kl = torch.where(both, log_p.exp() * (log_p - log_q), 0.0).sum(-1)  # (B, heads, L)
-    return kl.sum() / (heads * mask.sum().clamp(min=1))
+    return kl.sum() / (heads * mask.sum())
+
+
+def _check_mask(mask: torch.Tensor, student: torch.Tensor) -> None:
+    expect(mask.shape == student.shape[:2], "mask", tuple(mask.shape), f"a mask of shape {tuple(student.shape[:2])}")
+    expect(bool(mask.any()), "mask", "no True in it", "a token that counts")
 
 
 def _relations(vectors: torch.Tensor, mask: torch.Tensor, heads: int) -> torch.Tensor:

@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from math import gcd
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
-from course_lib.data.align import IGNORED, Window, collate
+from course_lib.data.align import Window, collate, pad_id
+from course_lib.distillation.agreement import check_tags, check_tokenizers
 from course_lib.distillation.attention import attention_log_probabilities, attention_loss
-from course_lib.distillation.losses import hidden_state_loss, relation_loss, token_kd_loss
+from course_lib.distillation.losses import hidden_state_loss, relation_loss
+from course_lib.distillation.objective import label_loss
 from course_lib.errors import CourseError, expect
 from course_lib.models.surgery import encoder_layers
-from course_lib.ner.train import Settings, hard_labels, make_optimizer
+from course_lib.ner.train import Settings, make_optimizer
 
 LOSSES = ("hidden", "attention", "relations")
 
@@ -89,18 +92,21 @@ class MatchedDistillation(nn.Module):
     """A training objective: soft labels, hard labels and the losses of the table, the teacher running beside the student.
 
     ``(1 − hard)·KD + hard·cross-entropy + Σ weight·loss(teacher layer, student layer)``. Call it as ``objective`` of
-    :func:`course_lib.ner.train.train`, with ``own_optimizer=("matches", distillation.optimizer)``, which also trains the projections.
+    :func:`course_lib.ner.train.train`, with ``own_optimizer=("matches", distillation.optimizer)``, which also trains the projections
+    and keeps them in the checkpoints, so that a run that was stopped goes on to the bit. Another table needs another label there.
 
     Args:
         student, teacher: token classifiers with the same tags, that read the same pieces.
-        windows: the training windows; padding: id of the padding piece.
+        tokenizers: the student's and the teacher's, which must be equal.
+        windows: the training windows, of that tokenizer. A window may be labelled by the teacher alone
+            (:data:`course_lib.distillation.objective.SOFT_ONLY`).
         matches: the table; may be empty.
         temperature: of the soft labels.
         hard: weight of the hard labels, 0 to 1.
         bf16: run the teacher under bf16 autocast.
         seed: draws the projections.
     Raises:
-        CourseError: models with other tags or vocabularies, or a match with a layer or a number of heads that is not there.
+        CourseError: models with other tags, tokenizers or vocabularies, or a match with a layer or a number of heads that is not there.
         ValueError: a weight outside 0 to 1.
     """
 
@@ -108,8 +114,8 @@ class MatchedDistillation(nn.Module):
         self,
         student: nn.Module,
         teacher: nn.Module,
+        tokenizers: tuple[Tokenizer, Tokenizer],
         windows: Sequence[Window],
-        padding: int,
         matches: Sequence[Match],
         temperature: float = 2.0,
         hard: float = 0.1,
@@ -118,17 +124,18 @@ class MatchedDistillation(nn.Module):
     ) -> None:
         super().__init__()
         expect(0 <= hard <= 1, "hard", hard, "a weight from 0 to 1")
-        check_models(student, teacher)
+        check_models(student, teacher, tokenizers)
         self.matches, self.temperature, self.hard = list(matches), temperature, hard
-        self._windows, self._padding, self._bf16 = windows, padding, bf16
+        self._windows, self._padding, self._bf16 = windows, pad_id(tokenizers[0]), bf16
         self._teacher = [teacher.eval()]  # in a list: no part of what is trained here
         self._heard = {"student": Listener(student), "teacher": Listener(teacher)}
         widths = [m.config.hidden_size for m in (student, teacher)]
         for match in self.matches:
             self._check(match)
-        torch.manual_seed(seed)
         needed = [m.loss == "hidden" and widths[0] != widths[1] for m in self.matches]
-        self.projections = nn.ModuleList(nn.Linear(*widths) if yes else nn.Identity() for yes in needed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.projections = nn.ModuleList(nn.Linear(*widths) if yes else nn.Identity() for yes in needed)
 
     def _check(self, match: Match) -> None:
         for side in ("teacher", "student"):
@@ -140,11 +147,12 @@ class MatchedDistillation(nn.Module):
             raise CourseError(f"{match}: the student has {heads[0]} heads, the teacher {heads[1]}; use loss='relations'.")
 
     def optimizer(self, model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-        """AdamW of the student's parameters and the projections'."""
+        """AdamW of the student's parameters and the projections', whose state holds the projections themselves too."""
         optimizer = make_optimizer(model, settings)
         own = list(self.projections.parameters())
         if own:
             optimizer.add_param_group({"params": own, "weight_decay": 0.0})
+        _keep_values(optimizer, own)
         return optimizer
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor, indices: list[int]) -> torch.Tensor:
@@ -152,9 +160,7 @@ class MatchedDistillation(nn.Module):
         ids, mask = (torch.from_numpy(a) for a in collate([self._windows[i] for i in indices], self._padding))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
             said = self._teacher[0](input_ids=ids, attention_mask=mask).logits
-        loss = (1 - self.hard) * token_kd_loss(logits, said, labels != IGNORED, self.temperature)
-        if self.hard:
-            loss = loss + self.hard * hard_labels(logits, labels, indices)
+        loss = label_loss(logits, said, labels, indices, self.temperature, self.hard)
         for match, projection in zip(self.matches, self.projections, strict=True):
             loss = loss + match.weight * self._loss(match, projection, mask.bool())
         return loss
@@ -176,17 +182,53 @@ class MatchedDistillation(nn.Module):
             listener.remove()
 
 
-def check_models(student: nn.Module, teacher: nn.Module) -> None:
-    """Refuse a pair that cannot be compared token by token.
+VALUE = "value"  # name of a parameter's own value in an optimizer's state
 
-    Raises:
-        CourseError: other tags, or vocabularies of other sizes.
+
+def _keep_values(optimizer: torch.optim.Optimizer, own: Sequence[nn.Parameter]) -> None:
+    """Let the saved state of an optimizer hold the values of some of its parameters, and set them when it is loaded.
+
+    The parameters are none of the model's, whose state a checkpoint holds anyway. A state with other values is refused when loaded.
     """
-    if student.config.id2label != teacher.config.id2label:
-        raise CourseError(
-            f"the student's tags are {list(student.config.id2label.values())}, the teacher's {list(teacher.config.id2label.values())}; "
-            "expected the same, in the same order."
-        )
+
+    def numbered(saved: dict) -> dict[int, nn.Parameter]:
+        numbers = (i for group in saved["param_groups"] for i in group["params"])
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        return {i: p for i, p in zip(numbers, parameters, strict=True) if any(p is q for q in own)}
+
+    def add(_: torch.optim.Optimizer, saved: dict) -> dict:
+        values = {i: {**saved["state"].get(i, {}), VALUE: p.detach().clone()} for i, p in numbered(saved).items()}
+        return {**saved, "state": {**saved["state"], **values}}
+
+    def take(_: torch.optim.Optimizer, saved: dict) -> dict:
+        values, due = {i: s[VALUE] for i, s in saved["state"].items() if VALUE in s}, numbered(saved)
+        if {i: v.shape for i, v in values.items()} != {i: p.shape for i, p in due.items()}:
+            raise CourseError(
+                "The checkpoint does not hold the projections of this table of matches: it is of another table or of a run that did not "
+                "keep them. Delete the folder of checkpoints to start afresh, or give each table a label of its own."
+            )
+        with torch.no_grad():
+            for i, p in due.items():
+                p.copy_(values[i])
+        rest = {i: {k: v for k, v in s.items() if k != VALUE} for i, s in saved["state"].items()}
+        return {**saved, "state": {i: s for i, s in rest.items() if s}}
+
+    optimizer.register_state_dict_post_hook(add)
+    optimizer.register_load_state_dict_pre_hook(take)
+
+
+def check_models(student: nn.Module, teacher: nn.Module, tokenizers: tuple[Tokenizer, Tokenizer]) -> None:
+    """Refuse a pair that cannot be compared piece by piece.
+
+    Args:
+        student, teacher: token classifiers.
+        tokenizers: the student's and the teacher's.
+    Raises:
+        CourseError: other tags, other tokenizers, or vocabularies of other sizes.
+    """
+    names = ["the teacher", "the student"]
+    check_tags([teacher, student], names)
+    check_tokenizers(tokenizers[::-1], names)
     sizes = [m.get_input_embeddings().weight.shape[0] for m in (student, teacher)]
     if sizes[0] != sizes[1]:
         raise CourseError(

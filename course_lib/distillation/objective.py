@@ -1,12 +1,13 @@
 """What a student is trained on: its teacher's logits and last hidden states, computed once, and the hard labels."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from course_lib.data.align import IGNORED, Window, batches, collate
+from course_lib.distillation.agreement import check_tags
 from course_lib.distillation.losses import hidden_state_loss, relation_loss, token_kd_loss
 from course_lib.errors import expect
 from course_lib.models.surgery import encoder_layers
@@ -21,13 +22,14 @@ class TeacherTargets:
 
     Attributes:
         logits: float32 (pieces, T) each.
-        hidden: states after the last layer, float16 (pieces, D) each, to halve the memory.
+        hidden: states after the last layer, float16 (pieces, D) each, to halve the memory; empty where they are not known, as of
+            :func:`course_lib.distillation.labelled_text.label_text`.
         values: value vectors of the last layer's attention, float16 (pieces, E) each; empty where nobody asked for them.
     """
 
     logits: list[np.ndarray]
-    hidden: list[np.ndarray]
-    values: list[np.ndarray]
+    hidden: list[np.ndarray] = field(default_factory=list)
+    values: list[np.ndarray] = field(default_factory=list)
 
 
 class LastHidden:
@@ -62,15 +64,21 @@ def teacher_targets(
     """Run the teacher over all windows once, in evaluation mode.
 
     Args:
-        teachers: a token classifier, or several with the same tags: an ensemble, whose logits are averaged. Hidden states and
-            values are those of the first.
+        teachers: a token classifier, or several with the same tags that read the same pieces
+            (:func:`course_lib.distillation.agreement.check_tokenizers`): an ensemble, whose logits are averaged. Hidden states
+            and values are those of the first.
         windows: the training windows.
         padding: id of the padding piece.
         bf16: under bf16 autocast.
         progress: called with the number of windows after each batch.
         values: keep the value vectors too.
+    Raises:
+        CourseError: teachers with other tags than the first one's.
+        ValueError: no teacher.
     """
     teachers = [teachers] if isinstance(teachers, torch.nn.Module) else list(teachers)
+    expect(len(teachers) > 0, "teachers", 0, "at least one model")
+    check_tags(teachers, [f"teachers[{i}]" for i in range(len(teachers))])
     logits, hidden, vectors = ([np.empty(0)] * len(windows) for _ in range(3))
     listener, training = LastHidden(teachers[0]), [teacher.training for teacher in teachers]
     for teacher in teachers:
@@ -93,7 +101,43 @@ def teacher_targets(
         listener.remove()
         for teacher, mode in zip(teachers, training, strict=True):
             teacher.train(mode)
-    return TeacherTargets(logits, hidden, vectors)
+    return TeacherTargets(logits, hidden, vectors if values else [])
+
+
+def label_loss(
+    logits: torch.Tensor, soft: torch.Tensor, labels: torch.Tensor, indices: list[int], temperature: float, hard: float
+) -> torch.Tensor:
+    """``(1 − hard)·KD + hard·cross-entropy`` of a batch, each over the pieces that it has something to say about.
+
+    A term without any such piece is left out: the cross-entropy where all labels are :data:`SOFT_ONLY`, both where all are ignored.
+    Then the loss is 0, and so is its gradient.
+
+    Args:
+        logits: (B, L, T) of the student; soft: (B, L, T), the teacher's.
+        labels: int64 (B, L): a tag, SOFT_ONLY, or −100 where nothing is read.
+        indices: of the batch's windows.
+        temperature: of the soft labels.
+        hard: weight of the hard labels, 0 to 1.
+    Returns:
+        A scalar.
+    """
+    read, known = labels != IGNORED, labels >= 0
+    nothing = 0.0 * logits.float().sum()  # with a gradient of zeros: a step is taken all the same
+    loss = (1 - hard) * (token_kd_loss(logits, soft, read, temperature) if bool(read.any()) else nothing)
+    if hard and bool(known.any()):
+        loss = loss + hard * hard_labels(logits, labels.where(known, IGNORED), indices)
+    return loss
+
+
+def soft_only_labels(windows: Sequence[Window], read_at: Callable[[Window], Sequence[int]]) -> list[list[int]]:
+    """A label per piece for windows that only a teacher has labelled: :data:`SOFT_ONLY` where they are read, −100 elsewhere.
+
+    Args:
+        windows: of any text.
+        read_at: window → positions of the pieces at which the model is read (:class:`course_lib.tasks.Task`).
+    """
+    places = [{*read_at(w)} for w in windows]
+    return [[SOFT_ONLY if i in read else IGNORED for i in range(len(w.ids))] for w, read in zip(windows, places, strict=True)]
 
 
 def distil_objective(
@@ -109,27 +153,31 @@ def distil_objective(
 
     Soft and hard labels count at the first piece of each word, which is where the model is read; hidden states and relations at
     every real piece. A window without hard labels, which the teacher alone has labelled, says :data:`SOFT_ONLY` where it is read.
+    What becomes of a batch without a label of one kind, see :func:`label_loss`.
 
     Args:
         listener: hears the student's last hidden states and values.
-        targets: of the teacher.
+        targets: of the teacher, with hidden states and values where these have a weight.
         temperature: of the soft labels.
         hard: weight of the hard labels, 0 to 1.
         hidden: weight of the hidden states, 0 or more.
         relations: weight of the relations of the last layer's values, 0 or more; needs targets with values.
         heads: parts that both value widths are cut into.
+    Raises:
+        ValueError: a weight out of its range, or targets without what a weight is for.
     """
     expect(0 <= hard <= 1, "hard", hard, "a fraction between 0 and 1")
     expect(hidden >= 0, "hidden", hidden, "a weight of at least 0")
     expect(relations >= 0, "relations", relations, "a weight of at least 0")
+    for weight, name in ((hidden, "hidden"), (relations, "values")):
+        count, due = len(getattr(targets, name)), len(targets.logits)
+        expect(not weight or count == due, f"targets.{name}", f"{count} rows", f"{due}, one for each window with logits")
 
     def objective(logits: torch.Tensor, labels: torch.Tensor, indices: list[int]) -> torch.Tensor:
         length = logits.shape[1]
         soft = _stack([targets.logits[i] for i in indices], length)
-        loss = (1 - hard) * token_kd_loss(logits, soft, labels != IGNORED, temperature)
-        if hard and bool((labels >= 0).any()):
-            loss = loss + hard * hard_labels(logits, labels.where(labels >= 0, IGNORED), indices)
-        real = torch.arange(length) < torch.tensor([len(targets.hidden[i]) for i in indices])[:, None]  # (B, L)
+        loss = label_loss(logits, soft, labels, indices, temperature, hard)
+        real = torch.arange(length) < torch.tensor([len(targets.logits[i]) for i in indices])[:, None]  # (B, L)
         if hidden:
             loss = loss + hidden * hidden_state_loss(
                 listener.states, _stack([targets.hidden[i] for i in indices], length), real

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,16 +14,21 @@ from torch import nn
 
 from course_lib.data.corpus import Corpus
 from course_lib.errors import expect
+from course_lib.machine import cpu_info
 from course_lib.precision.accumulation import loss_shares, micro_batches, real_tokens, token_loss_sum
 from course_lib.precision.checkpointing import checkpointed
 from course_lib.precision.live_bytes import LiveBytes
-from course_lib.precision.loss_scaler import LossScaler
+from course_lib.precision.loss_scaler import LossScaler, ScalerSettings
 from course_lib.precision.memory import memory_account
-from course_lib.precision.mixed import alternating, always, train
+from course_lib.precision.mixed import Precision, Step, alternating, always, train
 from course_lib.redundancy.adapters import BOTH_BLOCKS, Adapter, attach_adapters
 from course_lib.redundancy.lora import Lora, attach_lora
+from course_lib.tracking import Tracker
 
 Batch = Sequence[torch.Tensor]
+POINTS = 200  # of a loss curve at most
+LOOKED_AT = 8  # batches that underflow is counted on
+NEVER = 2**62  # good steps until a loss scale grows
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,7 @@ class Way:
         checkpoint: layers are checkpointed.
         attach: adds weights to an encoder, which are then trained alone with the head.
         rate: times the task's learning rate.
+        scaler: the rule of the loss scale; None: that of a new :class:`~course_lib.precision.loss_scaler.LossScaler`.
     """
 
     schedule: Callable[[int], torch.dtype]
@@ -78,6 +85,7 @@ class Way:
     checkpoint: bool = False
     attach: Callable[[nn.Module], object] | None = None
     rate: float = 1.0
+    scaler: ScalerSettings | None = None
 
 
 WAYS = {
@@ -92,6 +100,15 @@ WAYS = {
         always(torch.float32), attach=lambda m: attach_adapters(m, {BOTH_BLOCKS: Adapter()}), rate=10
     ),
 }
+CURVES = {name: WAYS[name] for name in ("fp32", "bf16", "fp16", "alternating bf16")} | {
+    "fp16, not scaled": Way(always(torch.float16), scaler=ScalerSettings(first=1.0, interval=NEVER)),
+}
+
+
+def encoder_curves() -> list[str]:
+    """The keys of :data:`CURVES` that an encoder's losses are drawn for: fp16 only where the processor has products of it."""
+    fast = bool(cpu_info()[1] & {"avx512_fp16", "amx_fp16"})
+    return ["fp32", "bf16", "fp16"] if fast else ["fp32", "bf16"]
 
 
 def digits_task(epochs: int = 20, images: int | None = None, seed: int = 0) -> Task:
@@ -166,17 +183,23 @@ def encoder_task(corpus: Corpus, encoder: str = "minilm", epochs: int = 3, batch
     )
 
 
-def compare(task: Task, ways: Sequence[str] = tuple(WAYS), progress: Callable[[str], None] | None = None) -> list[dict]:
-    """A row for each way, all from the same weights, batches and learning rates.
+def compare(
+    task: Task,
+    ways: Sequence[str] = tuple(WAYS),
+    progress: Callable[[str], None] | None = None,
+    tracker: Tracker | None = None,
+) -> list[dict]:
+    """A row for each way, all from the same weights and batches; what is attached learns at a rate of its own (:attr:`Way.rate`).
 
     Args:
         task: what to train.
         ways: keys of :data:`WAYS`; those that checkpoint or attach are for tasks with layers.
         progress: called with each way's name when it begins.
+        tracker: where losses and loss scales are written, each way a run; None: nowhere.
     Returns:
-        ``{"task", "way", "metric", "score", "losses", "seconds", "peak_bytes", "account", "skipped", "scale"}``: the loss of each
+        ``{"task", "way", "metric", "score", "losses", "seconds", "peak_bytes", "account", "skipped", "scale", "rate"}``: the loss of each
         step, seconds of all steps, the live tensor bytes of a step with the largest batch where they are most (each precision of
-        the schedule once), the parts of its account in bytes, steps skipped, and the last loss scale.
+        the schedule once), the parts of its account in bytes, steps skipped, the last loss scale, and :attr:`Way.rate`.
     Raises:
         ValueError: a way that is not known, or one that checkpoints what has no layers.
     """
@@ -189,12 +212,134 @@ def compare(task: Task, ways: Sequence[str] = tuple(WAYS), progress: Callable[[s
         for name in ways:
             if progress:
                 progress(name)
-            rows.append({"task": task.name, "way": name, "metric": task.metric, **_run(task, WAYS[name])})
+            done = _run(task, WAYS[name], tracker, _run_name(task, name))
+            score = task.score(done.model)
+            peak, account = _memory(task, done.model, done.optimizer, WAYS[name], max(done.batches, key=lambda b: b[0].numel()))
+            rows.append(
+                {
+                    "task": task.name,
+                    "way": name,
+                    "metric": task.metric,
+                    "score": score,
+                    "losses": [step.loss for step in done.steps],
+                    "seconds": done.seconds,
+                    "peak_bytes": peak,
+                    "account": account,
+                    "skipped": done.skipped,
+                    "scale": done.scaler.state.scale,
+                    "rate": WAYS[name].rate,
+                }
+            )
     return rows
 
 
-def _run(task: Task, way: Way) -> dict:
-    model, scaler = task.make(), LossScaler()
+def curves(
+    task: Task,
+    ways: Sequence[str] = tuple(CURVES),
+    progress: Callable[[str], None] | None = None,
+    tracker: Tracker | None = None,
+) -> list[dict]:
+    """Loss curves: a row for each way, all from the same weights, batches and learning rates.
+
+    Args:
+        task: what to train.
+        ways: keys of :data:`CURVES`.
+        progress, tracker: as of :func:`compare`.
+    Returns:
+        ``{"task", "way", "metric", "score", "loss", "losses", "steps_per_point", "steps", "skipped", "scale", "underflow"}``: the mean
+        loss of the last epoch; at most :data:`POINTS` losses, each the mean of so many steps (the last of the rest); the number of steps
+        and of those skipped; the last loss scale; and :func:`underflow` of the trained weights on the first batches of the last epoch.
+    Raises:
+        ValueError: a way that is not known.
+    """
+    for name in ways:
+        expect(name in CURVES, "ways", name, f"some of {list(CURVES)}")
+    rows = []
+    with torch.random.fork_rng(devices=[]):
+        for name in ways:
+            if progress:
+                progress(f"{task.name}, {name}")
+            way = CURVES[name]
+            done = _run(task, way, tracker, _run_name(task, name))
+            losses, epoch = [step.loss for step in done.steps], len(done.steps) // task.epochs
+            width = math.ceil(len(losses) / POINTS)
+            points = [losses[i : i + width] for i in range(0, len(losses), width)]
+            seen = done.batches[-epoch:][:LOOKED_AT]
+            rows.append(
+                {
+                    "task": task.name,
+                    "way": name,
+                    "metric": task.metric,
+                    "score": task.score(done.model),
+                    "loss": sum(losses[-epoch:]) / epoch,
+                    "losses": [float(f"{sum(p) / len(p):.5g}") for p in points],
+                    "steps_per_point": width,
+                    "steps": len(losses),
+                    "skipped": done.skipped,
+                    "scale": done.scaler.state.scale,
+                    "underflow": underflow(task, done.model, seen, way.schedule(0), done.scaler.state.scale),
+                }
+            )
+    return rows
+
+
+def underflow(task: Task, model: nn.Module, batches: Sequence[Batch], dtype: torch.dtype, scale: float = 1.0) -> float:
+    """Of the entries of gradients that are not 0 in fp32, the fraction that are 0 in another precision; the weights stay as they are.
+
+    Few of these are no underflow: sums that happen to be 0 in coarser numbers, in bf16 too.
+
+    Args:
+        task: whose loss it is.
+        model: in fp32; looked at without dropout, and left in the mode it was in. Its gradients are gone.
+        batches: at least one, of tensors (B, …); what counts are the entries of all of them together.
+        dtype: of the products.
+        scale: of the loss.
+    """
+    expect(len(batches) > 0, "batches", 0, "at least one batch")
+    training, there, lost = model.training, 0, 0
+    model.eval()
+    for batch in batches:
+        full, half = (_gradients(task, model, batch, *how) for how in ((torch.float32, 1.0), (dtype, scale)))
+        for f, h in zip(full, half, strict=True):
+            there += int((f != 0).sum())
+            lost += int(((f != 0) & (h == 0)).sum())
+    model.train(training)
+    return lost / there if there else 0.0
+
+
+def _gradients(task: Task, model: nn.Module, batch: Batch, dtype: torch.dtype, scale: float) -> list[torch.Tensor]:
+    model.zero_grad()
+    with Precision(dtype):
+        loss = task.loss_sum(model, batch) / task.count(batch)
+    (loss.float() * scale).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    return gradients
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A training that is over: the model and all that trained it."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: LossScaler
+    batches: list[Batch]
+    steps: list[Step]
+    seconds: float
+
+    @property
+    def skipped(self) -> int:
+        return sum(not step.taken for step in self.steps)
+
+
+def _run_name(task: Task, way: str) -> str:
+    """A run's folder: a word, whatever the task is called."""
+    return re.sub(r"[^\w.]+", "-", f"{task.name} {way}").strip("-.")
+
+
+def _run(task: Task, way: Way, tracker: Tracker | None, run: str) -> _Done:
+    model, scaler = task.make(), LossScaler(way.scaler)
     if way.attach:
         way.attach(model)
     optimizer, epochs = task.optimizer(model), [task.batches(epoch) for epoch in range(task.epochs)]
@@ -204,20 +349,10 @@ def _run(task: Task, way: Way) -> dict:
         began = time.perf_counter()
         done = train(
             steps, lambda b: task.losses(model, b, way.parts), optimizer, way.schedule, scaler, task.clip,
-            lambda number: way.rate * task.rate(number / len(steps)),
+            lambda number: way.rate * task.rate(number / len(steps)), tracker, run,
         )  # fmt: skip
         seconds = time.perf_counter() - began
-    score = task.score(model)
-    peak, account = _memory(task, model, optimizer, way, max(steps, key=lambda batch: batch[0].numel()))
-    return {
-        "score": score,
-        "losses": [step.loss for step in done],
-        "seconds": seconds,
-        "peak_bytes": peak,
-        "account": account,
-        "skipped": sum(not step.taken for step in done),
-        "scale": scaler.state.scale,
-    }
+    return _Done(model, optimizer, scaler, steps, done, seconds)
 
 
 def _memory(task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, way: Way, batch: Batch) -> tuple[int, list[dict]]:

@@ -1,7 +1,7 @@
 """What each method against redundancy costs and gains on one fine-tuned encoder: F1, bytes, seconds, multiply-adds, as rows of figures.
 
-Rows are those of the technique table (:mod:`course_lib.measure.techniques`) with multiply-adds besides. Each row starts from the teacher's
-weights and is kept as soon as it is measured, so that a run that is stopped loses at most the row it was at.
+Rows are those of the technique table (:mod:`course_lib.measure.techniques`) with multiply-adds and peak memory besides. Each row starts
+from the teacher's weights and is kept as soon as it is measured, so that a run that is stopped loses at most the row it was at.
 """
 
 import functools
@@ -11,16 +11,20 @@ import torch
 from torch import nn
 
 from course_lib.artifacts import code_digest, new_folder, read_json, write_json
+from course_lib.deploy.engines import TorchEngine
+from course_lib.deploy.worker import padded
 from course_lib.errors import CourseError
 from course_lib.machine import machine
 from course_lib.measure.pruning_techniques import ENCODER
 from course_lib.measure.size import macs_per_token
-from course_lib.measure.technique_bench import Bench
+from course_lib.measure.technique_bench import BATCH, Bench
 from course_lib.measure.technique_bytes import Made
 from course_lib.measure.technique_row import Make, Technique, recovered
 from course_lib.measure.techniques import DENSE, PARTS, described, measure
 from course_lib.models.surgery import encoder_layers
 from course_lib.plan import match
+from course_lib.precision.live_bytes import LiveBytes
+from course_lib.recipes.compress import timed_rows
 from course_lib.redundancy.dead_neurons import neuron_activity, remove_dead
 from course_lib.redundancy.layer_merging import closest_neighbours, merge_layers, recover_merged
 from course_lib.redundancy.low_rank_layers import LowRank, apply
@@ -152,8 +156,8 @@ def run(bench: Bench, techniques: Sequence[Technique], progress: Callable[[str],
         techniques: of :func:`rows`; the teacher as it is comes first.
         progress: called with a row's name before it is measured.
     Returns:
-        Rows as :func:`course_lib.measure.techniques.measure` gives them, with ``macs_per_token`` (of a sentence of :func:`mean_pieces` pieces).
-        One that failed has an ``error`` and no figures, and is tried again next time.
+        Rows as :func:`course_lib.measure.techniques.measure` gives them, with ``macs_per_token`` (of a sentence of :func:`mean_pieces` pieces)
+        and ``peak_bytes`` (:func:`peak_bytes`). One that failed has an ``error`` and no figures, and is tried again next time.
     """
     context, reference, table = bench.context, None, []
     gold = {part: [s.tags for s in getattr(context.corpus, part)] for part in PARTS}
@@ -163,11 +167,16 @@ def run(bench: Bench, techniques: Sequence[Technique], progress: Callable[[str],
         if not (context.cache.ready(target) and target.is_dir()):  # one that failed before is ready to the cache, and not there
             if progress:
                 progress(technique.name)
-            counted: dict[str, int | None] = {"macs_per_token": None}
+            kept: list[nn.Module] = []
             try:
-                row, predicted = measure(bench, _counting(technique, counted), gold, reference)
+                row, predicted = measure(bench, _keeping(technique, kept), gold, reference)
+                counted = {
+                    "macs_per_token": macs_per_token(kept[0], mean_pieces(bench)),
+                    "peak_bytes": peak_bytes(kept[0], bench),
+                }
             except (CourseError, ValueError, RuntimeError) as error:
-                table.append(described(technique) | counted | {"error": f"{type(error).__name__}: {error}"})
+                none = {"macs_per_token": None, "peak_bytes": None}
+                table.append(described(technique) | none | {"error": f"{type(error).__name__}: {error}"})
                 continue
             with new_folder(target) as folder:
                 write_json(folder / "row.json", row | counted)
@@ -190,12 +199,21 @@ def mean_pieces(bench: Bench) -> float:
     return sum(len(w.ids) for w in windows) / len(windows)
 
 
-def _counting(technique: Technique, counted: dict[str, int | None]) -> Technique:
-    """The technique, which also leaves its model's multiply-adds in ``counted``."""
+def peak_bytes(model: nn.Module, bench: Bench) -> int:
+    """Live tensor bytes at most, weights included, while the model reads the longest of the batches that it is timed with."""
+    rows = timed_rows(bench.context.corpus.test, bench.tokenizer, bench.limit, bench.context.seed)
+    ids, mask = max(padded(rows, BATCH), key=lambda batch: batch[0].size)
+    with LiveBytes(model) as live:
+        TorchEngine(model)(ids, mask)
+    return live.peak
+
+
+def _keeping(technique: Technique, kept: list[nn.Module]) -> Technique:
+    """The technique, which also leaves its model in ``kept``."""
 
     def make(model: nn.Module, bench: Bench) -> Made:
         made = technique.make(model, bench)
-        counted["macs_per_token"] = macs_per_token(made.model, mean_pieces(bench))
+        kept.append(made.model)
         return made
 
     fields = {name: getattr(technique, name) for name in Technique.__dataclass_fields__}

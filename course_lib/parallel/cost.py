@@ -85,6 +85,33 @@ def data_cost(buckets: Sequence[int], itemsize: int, workers: int) -> Cost:
     return total([ring_cost(elements, itemsize, workers) for elements in buckets])
 
 
+def sharded_cost(elements: int, itemsize: int, workers: int) -> Cost:
+    """A sharded optimizer's step: an all-gather, in which worker r sends all shares of the weights but that of worker r + 1.
+
+    Args:
+        elements: of all weights (:mod:`course_lib.parallel.sharded_optimizer`).
+        itemsize, workers: as of :func:`ring_cost`.
+
+    >>> sharded_cost(10, 4, 4).bytes
+    (28, 32, 32, 28)
+    """
+    lengths = [end - start for start, end in chunk_bounds(elements, workers)]
+    sent = [[n for c, n in enumerate(lengths) if c != (r + 1) % workers and n] for r in range(workers)]
+    return _alone(tuple(itemsize * sum(s) for s in sent), tuple(map(len, sent)))
+
+
+def moment_bytes(elements: int, itemsize: int, workers: int) -> tuple[int, ...]:
+    """Bytes of AdamW's two moments on each worker when they are sharded; one worker has them all.
+
+    Args:
+        elements, itemsize, workers: as of :func:`sharded_cost`.
+
+    >>> moment_bytes(10, 4, 4), moment_bytes(10, 4, 1)
+    ((24, 24, 16, 16), (80,))
+    """
+    return tuple(2 * itemsize * (end - start) for start, end in chunk_bounds(elements, workers))
+
+
 def tensor_cost(layers: int, elements: int, itemsize: int, workers: int, vocabulary: bool = False) -> Cost:
     """Tensor parallelism: two sums in a layer's forward pass and two in its backward pass, each of the hidden states.
 

@@ -20,6 +20,7 @@ from course_lib.errors import CourseError, expect
 from course_lib.parallel.agree import gathered
 from course_lib.parallel.buckets import Bucket, make_buckets
 from course_lib.parallel.collectives import Group, Traffic, chunk_bounds, ring_all_reduce, ring_broadcast
+from course_lib.parallel.norms import require_no_gradients
 
 AllReduce = Callable[[torch.Tensor, Group], object]
 
@@ -28,7 +29,8 @@ class DataParallel:
     """Sums the gradients of a model's copies, bucket by bucket, by a thread beside backward.
 
     After ``loss.backward()`` call :meth:`wait`; then every worker's gradients are those of the whole batch, so that clipping
-    and the optimizer need no more communication and copies stay equal to the bit.
+    and the optimizer need no more communication and copies stay equal to the bit. Take them away (``zero_grad()``) before the next
+    step: they are sums already, and a second sum would count them once for each worker.
 
     Args:
         model: the same on each worker; weights and buffers of the group's first worker are copied to all.
@@ -40,7 +42,8 @@ class DataParallel:
     Attributes:
         traffic: what the ring has sent since the object was made.
     Raises:
-        ValueError: the workers' models have different parameters.
+        ValueError: the workers' models have different parameters, or gradients are there already; in ``backward()`` and in
+            :meth:`wait` that gradients of an earlier step are.
     """
 
     def __init__(
@@ -53,7 +56,9 @@ class DataParallel:
     ) -> None:
         expect(bucket_bytes > 0, "bucket_bytes", bucket_bytes, "a positive number of bytes")
         _require_same_form(model, group)
-        parameters = [p for p in model.parameters() if p.requires_grad]  # a tied one comes once
+        require_no_gradients(model)
+        self._names = {p: name for name, p in model.named_parameters() if p.requires_grad}  # a tied one comes once
+        parameters = list(self._names)
         for tensor in (*model.parameters(), *model.buffers()):
             ring_broadcast(tensor.data, group=group, check=False)
         self.group = group
@@ -62,11 +67,13 @@ class DataParallel:
         self.buckets = make_buckets(parameters, bucket_bytes)
         self._thread = ThreadPoolExecutor(1, "all-reduce")
         self._in_bucket = {p: number for number, bucket in enumerate(self.buckets) for p in bucket.parameters}
-        self._hooks = [p.register_post_accumulate_grad_hook(self._arrived) for p in parameters]
+        self._hooks = [p.register_hook(partial(self._arriving, p)) for p in parameters]
+        self._hooks += [p.register_post_accumulate_grad_hook(self._arrived) for p in parameters]
         self._paused = False
         self._reset()
 
     def _reset(self) -> None:
+        self._begun: set[nn.Parameter] = set()  # have a gradient of this step
         self._ready: set[nn.Parameter] = set()
         self._missing = [len(bucket.parameters) for bucket in self.buckets]
         self._flying: list[tuple[Bucket, torch.Tensor, Future]] = []
@@ -76,6 +83,16 @@ class DataParallel:
     def in_flight(self) -> int:
         """Buckets whose sum has been started since the last :meth:`wait`."""
         return len(self._flying)
+
+    def _arriving(self, parameter: nn.Parameter, _: torch.Tensor) -> None:
+        """Called by backward before a gradient is added to the parameter's."""
+        self._require_new(parameter)
+        self._begun.add(parameter)
+
+    def _require_new(self, parameter: nn.Parameter) -> None:
+        """Zeros, of ``zero_grad(set_to_none=False)``, may stay: they add nothing."""
+        old = parameter not in self._begun and parameter.grad is not None and bool(parameter.grad.any())
+        expect(not old, "gradient", self._names[parameter], "none before a step: zero_grad() first")
 
     def _arrived(self, parameter: nn.Parameter) -> None:
         """Called by backward when a parameter's gradient is complete."""
@@ -103,8 +120,12 @@ class DataParallel:
         A worker that had no part of the batch calls it without a backward.
 
         Raises:
+            ValueError: gradients of an earlier step are there still.
             CourseError: gradients are not finite (with ``check_finite``); the message names the ranks.
         """
+        for bucket in self.buckets[self.in_flight :]:
+            for parameter in bucket.parameters:
+                self._require_new(parameter)
         for bucket in self.buckets[self.in_flight :]:
             self._launch(bucket)
         flying, bad = self._flying, self._bad

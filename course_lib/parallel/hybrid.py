@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from course_lib.data.align import IGNORED
 from course_lib.errors import expect
-from course_lib.parallel.agree import gathered
+from course_lib.parallel.agree import fingerprints, gathered, require_equal
 from course_lib.parallel.buckets import Bucket
 from course_lib.parallel.collectives import Traffic, ring_all_reduce
 from course_lib.parallel.data_parallel import part_of
@@ -85,7 +85,8 @@ def tensor_step(split: TensorParallel, mesh: Mesh, batch: Batch, traffic: Traffi
     Returns:
         The loss of the whole batch, on every worker.
     Raises:
-        ValueError: fewer sentences than replicas, no token with a label, or gradients of an earlier step.
+        ValueError: batches that differ between any two workers, tensors of different shapes, fewer sentences than replicas, no
+            token with a label, or gradients of an earlier step.
     """
     (ids, mask, labels), tokens = _share(batch, mesh)
     require_no_gradients(split.model)
@@ -104,9 +105,10 @@ def pipeline_step(pipeline: Pipeline, mesh: Mesh, batch: Batch, traffic: Traffic
     Returns:
         The loss of the whole batch, on every worker.
     Raises:
-        ValueError: as :func:`tensor_step` and :meth:`course_lib.parallel.pipeline.Pipeline.step`.
+        ValueError: as :func:`tensor_step` and :meth:`course_lib.parallel.pipeline.Pipeline.step`; where a replica's share has fewer
+            sentences than micro-batches, all workers raise.
     """
-    own, tokens = _share(batch, mesh)
+    own, tokens = _share(batch, mesh, pipeline.schedule.micro_batches)
     loss = pipeline.step(*own, tokens=tokens)
     sum_gradients(pipeline.stage.parameters(), mesh.data_group, traffic)
     return sum(gathered(loss, mesh.data_group))
@@ -115,15 +117,25 @@ def pipeline_step(pipeline: Pipeline, mesh: Mesh, batch: Batch, traffic: Traffic
 def sum_gradients(
     parameters: Iterable[torch.nn.Parameter], group: dist.ProcessGroup | None, traffic: Traffic | None = None
 ) -> None:
-    """Sum the gradients of the parameters, in place, over the workers that hold the same ones: in one bucket."""
+    """Sum the gradients of the parameters, in place, over the workers that hold the same ones: in one bucket.
+
+    Nothing is sent where nothing is trained.
+    """
     bucket = Bucket(tuple(p for p in parameters if p.requires_grad))
-    bucket.unpack(ring_all_reduce(bucket.pack(), group, traffic))
+    if bucket.parameters:
+        bucket.unpack(ring_all_reduce(bucket.pack(), group, traffic))
 
 
-def _share(batch: Batch, mesh: Mesh) -> tuple[Batch, int]:
-    """This replica's sentences, and the number of tokens with labels in the whole batch."""
+def _share(batch: Batch, mesh: Mesh, micro_batches: int = 1) -> tuple[Batch, int]:
+    """This replica's sentences, and the number of tokens with labels in the whole batch; all workers refuse alike what any would."""
+    ids, mask, labels = batch
     replicas = len(mesh.ranks)
-    expect(len(batch[0]) >= replicas, "batch", tuple(batch[0].shape), f"at least {replicas} sentences, one for each replica")
-    tokens = int((batch[2] != IGNORED).sum())
+    forms = fingerprints({"ids": ids, "attention_mask": mask, "labels": labels})
+    require_equal("batch and micro-batches", (forms, micro_batches))
+    expect(mask.shape == ids.shape, "attention_mask", tuple(mask.shape), f"the ids' {tuple(ids.shape)}")
+    expect(len(labels) == len(ids), "labels", tuple(labels.shape), f"the ids' {len(ids)} sentences")
+    due = f"at least {replicas * micro_batches} sentences, {micro_batches} for each replica"
+    expect(len(ids) >= replicas * micro_batches, "batch", tuple(ids.shape), due)
+    tokens = int((labels != IGNORED).sum())
     expect(tokens > 0, "tokens", tokens, "at least one token with a label")
     return tuple(part_of(t, mesh.data_group) for t in batch), tokens

@@ -25,6 +25,7 @@ from course_lib.parallel.logs import Logs
 
 JOIN_S = 120.0  # until all workers must have come: each imports torch first
 GRACE_S = 3.0  # after a peer's complaint, until the culprit must have shown itself
+ANSWER_S = 2.0  # until workers must have told where they are
 POLL_S = 0.02
 LOOPBACK = {"darwin": "lo0"}.get(sys.platform, "lo")
 
@@ -152,10 +153,10 @@ def _watch(workers: list[subprocess.Popen], desk: Desk, logs: Logs, timeout_s: f
             dead = worker.poll() is not None  # asked before its report is: the report is older than the death
             if rank not in peers.reports and desk.store.check([f"report/{rank}"]):
                 peers.reports[rank] = pickle.loads(desk.store.get(f"report/{rank}"))
-            elif rank not in peers.reports and dead:
-                peers.dead[rank] = worker.returncode
+            elif rank not in peers.reports and rank not in peers.dead and dead:
+                peers.dead[rank], peers.last_words[rank] = worker.returncode, logs.last_words(rank)
         last_chance = len(peers.reports) + len(peers.dead) == len(workers) or (deadline and time.monotonic() > deadline)
-        found = cause(peers, logs, lambda rank: _stack(workers[rank], desk, rank), bool(last_chance))
+        found = cause(peers, lambda ranks: _stacks({rank: workers[rank] for rank in ranks}, desk), bool(last_chance))
         if found:
             raise found
         if peers.complaints and deadline is None:
@@ -164,15 +165,19 @@ def _watch(workers: list[subprocess.Popen], desk: Desk, logs: Logs, timeout_s: f
     return [peers.reports[rank] for rank in range(len(workers))]
 
 
-def _stack(worker: subprocess.Popen, desk: Desk, rank: int) -> str | None:
-    """Where a worker is right now; None if it does not answer within two seconds."""
-    try:
-        worker.stdin.write(b"stack\n")
-        worker.stdin.flush()
-        desk.store.wait([f"stack/{rank}"], timedelta(seconds=2))
-    except (OSError, dist.DistError):
-        return None
-    return desk.store.get(f"stack/{rank}").decode()
+def _stacks(workers: Mapping[int, subprocess.Popen], desk: Desk) -> dict[int, str | None]:
+    """Where workers are right now, by rank; None for those that do not answer within :data:`ANSWER_S`. All are asked first."""
+    for worker in workers.values():
+        with contextlib.suppress(OSError):  # it is gone
+            worker.stdin.write(b"stack\n")
+            worker.stdin.flush()
+    found: dict[int, str | None] = dict.fromkeys(workers)
+    deadline = time.monotonic() + ANSWER_S
+    while None in found.values() and time.monotonic() < deadline:
+        for rank in [rank for rank, where in found.items() if where is None and desk.store.check([f"stack/{rank}"])]:
+            found[rank] = desk.store.get(f"stack/{rank}").decode()
+        time.sleep(POLL_S)
+    return found
 
 
 @contextlib.contextmanager

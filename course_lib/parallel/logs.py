@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from typing import IO
 
-KEPT = 30  # last lines on standard error, for the message about a worker that died without a word
+KEPT = 60  # last lines on standard error, for the message about a worker that died without a word
 NOISE = b"[Gloo] Rank "  # how many peers it is connected to, for each process group
 
 
@@ -14,7 +14,7 @@ class Logs:
     """Follows the standard output and error of workers until they end; a context manager."""
 
     def __init__(self) -> None:
-        self.threads: list[threading.Thread] = []
+        self.threads: dict[int, list[threading.Thread]] = {}
         self.lock = threading.Lock()
         self.last: dict[int, deque[str]] = {}
 
@@ -22,20 +22,25 @@ class Logs:
         return self
 
     def __exit__(self, *_) -> None:
-        for thread in self.threads:
-            thread.join(timeout=5)  # ends with the workers, unless something else holds their output open
+        for rank in self.threads:
+            self._finish(rank, 5)
 
     def follow(self, rank: int, worker: subprocess.Popen) -> None:
         """Show what this worker prints from now on."""
-        self.last[rank] = deque(maxlen=KEPT)
+        self.last[rank], self.threads[rank] = deque(maxlen=KEPT), []
         for stream, name in ((worker.stdout, "stdout"), (worker.stderr, "stderr")):
             thread = threading.Thread(target=self._forward, args=(rank, stream, name), daemon=True)
             thread.start()
-            self.threads.append(thread)
+            self.threads[rank].append(thread)
 
-    def tail(self, rank: int) -> str:
-        """The last lines that this worker wrote to standard error."""
+    def last_words(self, rank: int) -> str:
+        """The last lines that this worker, which has ended, wrote to standard error."""
+        self._finish(rank, 1)
         return "".join(self.last[rank])
+
+    def _finish(self, rank: int, within_s: float) -> None:
+        for thread in self.threads[rank]:
+            thread.join(timeout=within_s)  # ends with the worker, unless something else holds its output open
 
     def _forward(self, rank: int, stream: IO[bytes], name: str) -> None:
         with stream:

@@ -172,6 +172,8 @@ class _Step:
     def _backward(self, action: Action, gradient: torch.Tensor | None) -> torch.Tensor | None:
         """Go back through the stage and forget the micro-batch; returns the gradient that the stage before reads."""
         x, y = self.kept.pop(action.micro_batch)
+        if gradient is not None and not y.requires_grad:  # a first stage of which nothing is trained
+            return None
         y.backward(gradient)
         return x.grad
 

@@ -52,7 +52,7 @@ class TensorParallel:
         for name, p in self.model.named_parameters():
             tensor = p.detach() if kind == "weight" else p.grad
             if tensor is not None:
-                found[name] = _joined(tensor, self.split[name], self.group) if name in self.split else tensor
+                found[name] = joined(tensor, self.split[name], self.group) if name in self.split else tensor
         return found
 
     def clip(self, max_norm: float) -> float:
@@ -150,7 +150,7 @@ def _refuse_tied(model: nn.Module, weight: torch.Tensor) -> None:
         raise CourseError(f"vocabulary: {' and '.join(holders)} are one matrix (tied); tensor parallelism keeps it whole.")
 
 
-def _joined(own: torch.Tensor, dimension: int, group: dist.ProcessGroup | None) -> torch.Tensor:
+def joined(own: torch.Tensor, dimension: int, group: dist.ProcessGroup | None) -> torch.Tensor:
     """The workers' slices, of lengths that differ by at most one, as one tensor."""
     own = own.movedim(dimension, 0).contiguous()
     lengths: list = [None] * dist.get_world_size(group)

@@ -10,9 +10,18 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+# What is said when a peer is late or gone: by gloo, by the watchdog of NCCL, by NCCL. NCCL calls it an internal error too.
+WAITED = ("gloo/transport", "Watchdog caught collective operation timeout", "ncclRemoteError", "ncclInternalError")
+WAITED += ("NCCL communicator was aborted", "remote process exited or there was a network error")
+OWN = (
+    "ncclInvalidUsage",
+    "ncclInvalidArgument",
+    "ncclUnhandledCudaError",
+)  # of the same type as the above, but no peer's fault
 
 
 def die_with_parent(requests: int) -> None:
@@ -47,8 +56,14 @@ def waits_for_peers(error: BaseException | None) -> bool:
     """Whether an error is what a process sees when another one is late or gone (then the other one is to blame)."""
     if error is None:
         return False
-    told = "gloo/transport" in str(error) or type(error).__name__ in ("DistBackendError", "DistStoreError")
-    return told or waits_for_peers(error.__cause__ or error.__context__)
+    text = str(error)
+    kind = type(error).__name__ in ("DistBackendError", "DistStoreError") and not any(words in text for words in OWN)
+    return kind or tells_of_waiting(text) or waits_for_peers(error.__cause__ or error.__context__)
+
+
+def tells_of_waiting(text: str) -> bool:
+    """Whether a message, or what a process last wrote, has the words of one whose peer is late or gone."""
+    return any(words in text for words in WAITED)
 
 
 def main(backend: str, timeout_s: float, join_s: float, threads: int) -> None:
@@ -78,7 +93,7 @@ def main(backend: str, timeout_s: float, join_s: float, threads: int) -> None:
         what = f"{type(error).__name__}: {error}".rstrip(": ")
         error.__traceback__ = error.__traceback__.tb_next  # without this function
         text = "".join(traceback.format_exception(error))
-        report = cloudpickle.dumps({"error": what, "traceback": text, "waited": waits_for_peers(error)})
+        report = cloudpickle.dumps({"error": what, "traceback": text, "waited": waits_for_peers(error), "at": time.time()})
     sys.stdout.flush()
     store.set(f"report/{rank}", report)
     store.wait(["over"], timedelta(days=365))  # whoever leaves earlier closes connections that others still use

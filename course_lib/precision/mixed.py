@@ -20,27 +20,33 @@ from torch.utils._pytree import tree_map
 
 from course_lib.errors import CourseError, expect
 from course_lib.precision.loss_scaler import LossScaler, clipped_step, is_finite
+from course_lib.tracking import Tracker
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-# Products, whose cost grows with two widths. The attention kernel does its softmax in fp32 inside.
+# Products, whose cost grows with two widths, as functions and as methods. The attention kernel does its softmax in fp32 inside.
 IN_HALF = {
-    F.linear, F.bilinear, F.conv1d, F.conv2d, F.conv3d, F.scaled_dot_product_attention,
-    torch.matmul, torch.mm, torch.bmm, torch.mv, torch.addmm, torch.baddbmm, torch.einsum,
-    torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.mm, torch.Tensor.bmm,
+    F.linear, F.bilinear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, torch.conv_tbc,
+    F.scaled_dot_product_attention, torch.matmul, torch.mm, torch.bmm, torch.mv, torch.addmm, torch.addbmm, torch.baddbmm,
+    torch.einsum, torch.tensordot, torch.inner, torch.linalg.matmul, torch.linalg.multi_dot, torch.linalg.vecdot,
+    torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.__rmatmul__, torch.Tensor.mm, torch.Tensor.bmm, torch.Tensor.mv,
+    torch.Tensor.addmm, torch.Tensor.addbmm, torch.Tensor.baddbmm, torch.Tensor.inner,
+    F.prelu, torch.Tensor.prelu,  # its weights must be of the type of what it is given, which is mostly a product
 }  # fmt: skip
 # Sums of many terms, exponentials and logarithms.
 IN_FP32 = {
     F.layer_norm, F.rms_norm, F.batch_norm, F.group_norm, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax,
-    torch.Tensor.softmax, torch.Tensor.log_softmax, torch.logsumexp, torch.Tensor.logsumexp, torch.exp, torch.log,
-    F.cross_entropy, F.nll_loss, F.kl_div, F.mse_loss, F.binary_cross_entropy_with_logits,
+    torch.Tensor.softmax, torch.Tensor.log_softmax, torch.logsumexp, torch.Tensor.logsumexp, torch.exp, torch.Tensor.exp,
+    torch.log, torch.Tensor.log, torch.prod, torch.Tensor.prod, F.cross_entropy, F.nll_loss, F.kl_div, F.mse_loss, F.l1_loss,
+    F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy, F.binary_cross_entropy_with_logits,
 }  # fmt: skip
 
 
 class Precision(TorchFunctionMode):
     """Inside ``with Precision(dtype):`` torch functions of two tables cast their floating-point arguments first.
 
-    Functions of neither table run in the type of what they are given. With ``torch.float32`` nothing is cast.
+    Functions of neither table run in the type of what they are given, and so does one that is told where to put its result
+    (``out=``), as under autocast: a cast copy would get it. With ``torch.float32`` nothing is cast.
 
     >>> with Precision(torch.bfloat16):
     ...     y = F.linear(torch.ones(2, 3), torch.ones(4, 3))
@@ -63,7 +69,7 @@ class Precision(TorchFunctionMode):
                 "nn.MultiheadAttention is one function to torch: expected attention made of linear layers and products."
             )
         to = self.dtype if func in IN_HALF else torch.float32 if func in IN_FP32 else None
-        if to is not None:
+        if to is not None and kwargs.get("out") is None:
             args, kwargs = tree_map(lambda x: _cast(x, to), (args, kwargs))
         return func(*args, **kwargs)
 
@@ -140,6 +146,8 @@ def train(
     scaler: LossScaler | None = None,
     clip: float | None = None,
     rate: Callable[[int], float] | None = None,
+    tracker: Tracker | None = None,
+    run: str = "mixed",
 ) -> list[Step]:
     """Train over batches, each step in the precision that the schedule says.
 
@@ -149,6 +157,7 @@ def train(
         optimizer, scaler, clip: as there.
         schedule: number of the step, from 0 → dtype; see :func:`always` and :func:`alternating`.
         rate: number of the step → learning rate; None leaves the optimizer's.
+        tracker, run: where losses and loss scales are written as TensorBoard event files, and as which run; None: nowhere.
     Returns:
         What each step did.
     """
@@ -158,6 +167,8 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate(number)
         done.append(train_step(losses(batch), optimizer, schedule(number), scaler, clip))
+        if tracker:
+            tracker.mixed_step(run, number + 1, done[-1])
     return done
 
 

@@ -54,6 +54,8 @@ def compress(context: Context, encoder: str, recipe: Recipe, out: Path) -> dict:
         folders[kind, engine, precision] = (
             trained if engine == "pytorch" else make_onnx(context, trained, recipe, precision == "int8")
         )
+        if precision == "int8":
+            context.tracker.int8_scales(trained.name, folders[kind, engine, precision] / "model.onnx")
     key = [
         [f.name for f in folders.values()],
         context.corpus.fingerprint(),

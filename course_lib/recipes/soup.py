@@ -43,7 +43,10 @@ def greedy_soup(models: Sequence[nn.Module], validate: Callable[[nn.Module], flo
     Returns:
         The soup, never worse on validation than the best model, and a log: per try ``members`` (numbers of the models, the
         newest last), ``validation_f1`` and whether it was ``kept``.
+    Raises:
+        ValueError: no model, or models that :func:`average` refuses.
     """
+    expect(len(models) > 0, "models", len(models), "at least one model")
     scores = [validate(m) for m in models]
     order = sorted(range(len(models)), key=lambda i: -scores[i])
     chosen, best, soup = [order[0]], scores[order[0]], models[order[0]]

@@ -13,14 +13,21 @@ from tokenizers import Tokenizer
 
 from course_lib.artifacts import code_digest, explained, file_sha256, new_folder, read_json, write_json, write_text
 from course_lib.console import bar, say
-from course_lib.data.align import IGNORED, collate, make_windows, pad, pad_id
+from course_lib.data.align import IGNORED, Window, collate, make_windows, pad, pad_id
 from course_lib.data.augment import changed_copies
 from course_lib.data.generated import generate
 from course_lib.data.texts import generate_texts
 from course_lib.data.words import split_sentences, split_words
 from course_lib.deploy.engines import FORMAT
 from course_lib.deploy.export import export_onnx, quantize_onnx
-from course_lib.distillation.objective import SOFT_ONLY, LastHidden, distil_objective, teacher_targets
+from course_lib.distillation.agreement import check_tokenizers
+from course_lib.distillation.objective import (
+    LastHidden,
+    TeacherTargets,
+    distil_objective,
+    soft_only_labels,
+    teacher_targets,
+)
 from course_lib.errors import CourseError
 from course_lib.models.surgery import head_groups, layer_shapes
 from course_lib.models.zoo import CONFIG, TOKENIZER, find_encoder, load_token_classifier, load_tokenizer, model_tags, save_model
@@ -46,8 +53,9 @@ from course_lib.report import Report
 from course_lib.tasks import NER, find_task
 
 CODE = (  # what a student depends on beside the teacher's
-    "pruning/scores.py", "pruning/structure.py", "pruning/unit_scores.py", "distillation/losses.py", "distillation/objective.py",
-    "redundancy/positions.py", "redundancy/vocabulary.py", "data/augment.py", "recipes/stages.py", "recipes/soup.py",
+    "pruning/scores.py", "pruning/structure.py", "pruning/unit_scores.py", "distillation/agreement.py", "distillation/losses.py",
+    "distillation/objective.py", "redundancy/positions.py", "redundancy/vocabulary.py", "data/augment.py", "recipes/stages.py",
+    "recipes/soup.py",
 )  # fmt: skip
 
 
@@ -78,15 +86,42 @@ def make_student(context: Context, teachers: Path | Sequence[Path], recipe: Reci
 
     Args:
         teachers: the teacher's folder, which the student is cut from; further ones only add their logits (:func:`make_ensemble`).
+    Raises:
+        CourseError: teachers with other tags or another tokenizer than the first.
     """
     teachers = [teachers] if isinstance(teachers, Path) else list(teachers)
-    (distil,) = recipe.of(Distil)
-    seeds = range(context.seed, context.seed + distil.soup)
-    students = [_student(replace(context, seed=seed), teachers, recipe) for seed in seeds]
+    students = _students(context, teachers, recipe)
     return students[0] if len(students) == 1 else make_soup(context, students, recipe)
 
 
-def _student(context: Context, teachers: list[Path], recipe: Recipe) -> Path:
+class Answers:
+    """What the teachers said to the windows they were last asked about, so that students of the same windows need not ask again.
+
+    The seeds of a soup read the same windows unless the recipe asks for copies or generated text, which every seed draws anew. One
+    answer is kept, as large as what the student in training holds anyway.
+    """
+
+    def __init__(self) -> None:
+        self._windows: list[Window] = []
+        self._targets: TeacherTargets | None = None
+
+    def of(self, context: Context, teachers: Sequence, prepared: Prepared, values: bool) -> TeacherTargets:
+        """What teachers say to the windows; ``values``: with value vectors. Always of the same teachers and the same ``values``."""
+        if self._targets is None or prepared.windows != self._windows:
+            self._windows, self._targets = prepared.windows, None  # the last answer's room is free before there is another
+            with bar("teacher labels", len(prepared.windows)) as advance:
+                padding = pad_id(prepared.tokenizer)
+                self._targets = teacher_targets(teachers, prepared.windows, padding, context.bf16, advance, values)
+        return self._targets
+
+
+def _students(context: Context, teachers: list[Path], recipe: Recipe) -> list[Path]:
+    (distil,) = recipe.of(Distil)
+    answers, seeds = Answers(), range(context.seed, context.seed + distil.soup)
+    return [_student(replace(context, seed=seed), teachers, recipe, answers) for seed in seeds]
+
+
+def _student(context: Context, teachers: list[Path], recipe: Recipe, answers: Answers) -> Path:
     (distil,) = recipe.of(Distil)
     made_of = [asdict(s) for s in recipe.steps if not isinstance(s, Quantize)]
     text = file_sha256(Path(distil.text)) if distil.text else None
@@ -95,14 +130,14 @@ def _student(context: Context, teachers: list[Path], recipe: Recipe) -> Path:
     )
     if context.cache.ready(target):
         return target
-    models, tokenizer = [load_token_classifier(t) for t in teachers], load_tokenizer(teachers[0])
+    models, tokenizers = [load_token_classifier(t) for t in teachers], [load_tokenizer(t) for t in teachers]
+    check_tokenizers(tokenizers, [str(t) for t in teachers])
+    tokenizer = tokenizers[0]
     for step in recipe.of(TrimVocabulary):
         tokenizer = trim(context, models, tokenizer, step)
     model = models[0]
     prepared = with_soft_labels(context, distil, tokenizer, model)
-    with bar("teacher labels", len(prepared.windows)) as advance:
-        relations = distil.relation_weight > 0
-        targets = teacher_targets(models, prepared.windows, pad_id(tokenizer), context.bf16, advance, relations)
+    targets = answers.of(context, models, prepared, values=distil.relation_weight > 0)
     for step in recipe.steps:
         report = cut(context, model, prepared, step)
         if report:
@@ -128,7 +163,7 @@ def cut(context: Context, model, prepared: Prepared, step: object) -> Report | N
 
 
 def with_soft_labels(context: Context, distil: Distil, tokenizer: Tokenizer, model) -> Prepared:
-    """The training windows, then those of the text that only the teacher labels: :data:`SOFT_ONLY` where they are read."""
+    """The training windows, then those of the text that only the teacher labels (:func:`soft_only_labels`)."""
     limit = max_pieces(model)
     prepared = Prepared.of(context.corpus, tokenizer, model_tags(model), limit)
     task = find_task(context.corpus.task)
@@ -140,8 +175,8 @@ def with_soft_labels(context: Context, distil: Distil, tokenizer: Tokenizer, mod
         split = split_sentences if task is NER else (lambda line: [split_words(line)])  # a line is a text to classify
         words += [tuple(w.text for w in s) for line in read_text(Path(distil.text)) for s in split(line)]
     windows = make_windows(words, tokenizer, limit)
-    read = [[SOFT_ONLY if i in {*task.read_at(w)} else IGNORED for i in range(len(w.ids))] for w in windows]
-    return replace(prepared, windows=prepared.windows + windows, labels=prepared.labels + read)
+    labels = soft_only_labels(windows, task.read_at)
+    return replace(prepared, windows=prepared.windows + windows, labels=prepared.labels + labels)
 
 
 def read_text(path: Path) -> list[str]:

@@ -6,12 +6,12 @@ for all of them together. The solver is that of bits for layers, greedy by error
 (:mod:`course_lib.quantization.bits`; Dantzig 1957). The hull matters: a square matrix at half its rank costs as much as
 whole, and whole it loses nothing, so just below that no rank pays.
 
-Losses that are added up must be of one kind, and shares of energy are not quite. On a fine-tuned encoder (F1 .847 on
-validation), with three quarters of the bytes of its matrices, these ranks gave .838 and one share of bytes for all .836; with
-half of them .766 and .802. They took nearly everything from the matrices out of the feed-forward blocks, where a single
-direction can hold 98 % of the energy, and the rest, which the tags hang on, looks like nothing. Weighing each layer by the
-loss it was measured to cost alone was worse still: alone, most cost less than the noise. So compare with an even split before
-trusting a joint one.
+Losses that are added up must be of one kind, and shares of energy are not quite. On a fine-tuned encoder (F1 .844 on
+validation), with three quarters of the bytes of its matrices, these ranks gave .833 and one share of bytes for all .822; with
+half of them .758 and .788, and after a short training .772 and .800. Where little is left, they take nearly everything from the
+matrices out of the feed-forward blocks, where a single direction can hold 98 % of the energy, and the rest, which the tags hang
+on, looks like nothing. Weighing each layer by the loss it was measured to cost alone was worse still: alone, most cost less than
+the noise. So compare with an even split before trusting a joint one.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
-import torch
 from tokenizers import Tokenizer
 from torch import nn
 
@@ -88,7 +87,7 @@ def trim_vocabulary(model: nn.Module, tokenizer: Tokenizer, keep: Collection[int
     Returns:
         The tokenizer for the smaller model, and the report.
     Raises:
-        ValueError: as of :func:`trim_tokenizer`.
+        ValueError: as of :func:`trim_tokenizer`, or the piece that the embeddings or the config pad with is not among ``keep``.
         CourseError: no WordPiece tokenizer, or embeddings that are tied or of another size than the vocabulary.
     """
     words = model.get_input_embeddings()
@@ -99,15 +98,18 @@ def trim_vocabulary(model: nn.Module, tokenizer: Tokenizer, keep: Collection[int
     if words.num_embeddings < pieces:
         raise CourseError(f"model: {words.num_embeddings} word embeddings for {pieces} pieces; give the model's own tokenizer.")
     smaller, count = trim_tokenizer(tokenizer, keep), Reporting(model)
-    kept = torch.tensor(sorted(set(keep)))
-    padding = None if words.padding_idx is None else int((kept == words.padding_idx).nonzero())
-    fresh = nn.Embedding(len(kept), words.embedding_dim, padding, dtype=words.weight.dtype, device=words.weight.device)
-    fresh.weight = nn.Parameter(words.weight.detach()[kept].clone(), requires_grad=words.weight.requires_grad)
+    number = {old: new for new, old in enumerate(sorted(set(keep)))}
+    padding, pad = words.padding_idx, getattr(model.config, "pad_token_id", None)  # a model may have one without the other
+    for name, old in (("padding_idx", padding), ("pad_token_id", pad)):
+        expect(old is None or old in number, "keep", f"without {old}", f"the model's {name} among the pieces")
+    new = number.get(padding)
+    fresh = nn.Embedding(len(number), words.embedding_dim, new, dtype=words.weight.dtype, device=words.weight.device)
+    fresh.weight = nn.Parameter(words.weight.detach()[list(number)].clone(), requires_grad=words.weight.requires_grad)
     model.set_input_embeddings(fresh)
-    model.config.vocab_size = len(kept)
-    if getattr(model.config, "pad_token_id", None) is not None:
-        model.config.pad_token_id = padding
-    return smaller, count.report([f"{names[0]}: {words.num_embeddings} → {len(kept)} pieces"])
+    model.config.vocab_size = len(number)
+    if pad is not None:
+        model.config.pad_token_id = number[pad]
+    return smaller, count.report([f"{names[0]}: {words.num_embeddings} → {len(number)} pieces"])
 
 
 def _word_piece(tokenizer: Tokenizer) -> tuple[dict, set[int]]:

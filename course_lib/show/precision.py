@@ -47,25 +47,32 @@ def spacing_of_formats(formats: Sequence[NumberFormat] = ALL, low: int = -50, hi
     return figure
 
 
-def losses_by_precision(panels: Mapping[str, Mapping[str, Sequence[float]]], smooth: int = 10):
-    """Loss against the step, a panel for each task, a line for each way to train, and below the difference from the first way.
+def losses_by_precision(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], smooth: int = 10, steps: Mapping[str, int] | None = None
+):
+    """Loss against the step, a panel for each task, a line for each way to train, and below the difference from the panel's first way.
 
     Args:
-        panels: task → way → loss of each step, equally many in a panel.
-        smooth: steps that are averaged to a point.
+        panels: task → way → losses, equally many in a panel. A way has the same colour and dashes in all of them.
+        smooth: losses that are averaged to a point.
+        steps: task → over how many steps each of its losses is a mean already; None: each loss is of one step.
     Returns:
         A matplotlib figure.
     """
-    expect(smooth >= 1, "smooth", smooth, "at least 1 step")
+    expect(smooth >= 1, "smooth", smooth, "at least 1 loss")
+    ways = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    expect(1 <= len(ways) <= len(COLOURS), "panels", ways, f"1 to {len(COLOURS)} ways to train")
     figure = new_figure(width=7.4, height=4.4)
     grid = figure.subplots(2, len(panels), sharex="col", squeeze=False, height_ratios=(1.5, 1))
     for column, (title, lines) in enumerate(panels.items()):
         above, below = grid[0][column], grid[1][column]
+        width = smooth * (steps[title] if steps else 1)
         means = {name: _averages(losses, smooth) for name, losses in lines.items()}
         first = next(iter(means.values()))
-        for number, (name, y) in enumerate(means.items()):
+        for name, y in means.items():
+            number = ways.index(name)
             style = {"color": COLOURS[number], "linestyle": DASHES[number], "linewidth": 1.6}
-            x = [smooth * (i + 0.5) for i in range(len(y))]
+            x = [width * (i + 0.5) for i in range(len(y))]
             above.plot(x, y, label=name, **style)
             below.plot(x, [a - b for a, b in zip(y, first, strict=True)], **style)
         above.set(title=title, yscale="log")
@@ -76,9 +83,27 @@ def losses_by_precision(panels: Mapping[str, Mapping[str, Sequence[float]]], smo
             axes.spines[["top", "right"]].set_visible(False)
     grid[0][0].set_ylabel("loss (log scale)")
     grid[1][0].set_ylabel(f"loss − that of\n{next(iter(next(iter(panels.values()))))}")
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), frameon=False, fontsize=9)
+    drawn = {line.get_label(): line for axes in grid[0] for line in axes.lines}
+    handles = [drawn[name] for name in ways]
+    figure.legend(handles, ways, loc="outside upper center", ncols=min(5, len(ways)), frameon=False, fontsize=9)
     return figure
+
+
+def losses_of_rows(rows: Sequence[Mapping], points: int = 50):
+    """:func:`losses_by_precision` of rows of :func:`course_lib.measure.precision_runs.curves`, a panel for each task.
+
+    Args:
+        rows: of one task or several, one after the other.
+        points: the longest line has about so many.
+    Returns:
+        A matplotlib figure.
+    """
+    expect(points >= 1, "points", points, "at least 1 point")
+    panels: dict[str, dict[str, Sequence[float]]] = {}
+    for row in rows:
+        panels.setdefault(row["task"], {})[row["way"]] = row["losses"]
+    longest = max((len(row["losses"]) for row in rows), default=0)
+    return losses_by_precision(panels, max(1, longest // points), {row["task"]: row["steps_per_point"] for row in rows})
 
 
 def memory_of_training(accounts: Mapping[str, Sequence[Mapping]], peaks: Mapping[str, int] | None = None):

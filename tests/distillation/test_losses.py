@@ -1,10 +1,10 @@
-"""The soft-label loss against torch's own divergence, and the properties that make it usable."""
+"""The soft-label loss against torch's own divergence, the properties that make it usable, and what no loss can be taken of."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from course_lib.distillation.losses import relation_loss, token_kd_loss
+from course_lib.distillation.losses import hidden_state_loss, relation_loss, token_kd_loss
 
 
 def draw(seed: int, batch: int = 3, length: int = 7, tags: int = 9, scale: float = 3.0):
@@ -75,11 +75,13 @@ def test_the_mean_is_over_tokens_not_over_sentences():
     torch.testing.assert_close(token_kd_loss(student, teacher, mask), sum(rows) / mask.sum(), rtol=1e-5, atol=0)
 
 
-def test_without_a_token_that_counts_loss_and_gradient_are_zero():
+@pytest.mark.parametrize("loss", [token_kd_loss, hidden_state_loss, lambda s, t, m: relation_loss(s, t, m, heads=3)])
+def test_a_mask_without_a_token_that_counts_is_refused(loss):
+    """0 would say that the student is perfect."""
     student, teacher, mask = draw(4)
-    none = torch.zeros_like(mask)
-    assert token_kd_loss(student, teacher, none).item() == 0
-    assert (gradient(student, teacher, none, 1.0) == 0).all()
+    assert loss(student, teacher, mask).item() > 0
+    with pytest.raises(ValueError, match="mask = 'no True in it': expected a token that counts"):
+        loss(student, teacher, mask & False)
 
 
 def test_the_gradient_keeps_its_size_however_soft_the_labels():
@@ -225,3 +227,32 @@ def test_relations_that_do_not_fit_are_refused(change, message):
     good = {"student": vectors(0, 8), "teacher": vectors(1, 8), "mask": lengths_mask(6, 2), "heads": 2}
     with pytest.raises(ValueError, match=message):
         relation_loss(**(good | change))
+
+
+# --- hidden states
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        torch.full((1, 3, 4), 0.1),  # whose mean, added up and divided, is not exactly 0.1
+        torch.full((1, 3, 4), 1e-30) * torch.arange(3)[:, None],  # whose squares are all 0
+        torch.zeros(1, 3, 4),
+    ],
+    ids=["constant", "too small to square", "zero"],
+)
+def test_a_teacher_without_spread_is_refused_and_never_divided_by(teacher):
+    student, mask = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(0)), torch.ones(1, 3, dtype=torch.bool)
+    for states in (student, teacher):  # also where the student is equal, and 0 / 0 would be 0 or NaN
+        with pytest.raises(ValueError, match="teacher = 'no spread over 3 real tokens': expected states that differ"):
+            hidden_state_loss(states, teacher, mask)
+
+
+def test_one_real_token_has_no_spread_and_two_have():
+    student, teacher = vectors(0, 4), vectors(1, 4)
+    with pytest.raises(ValueError, match="teacher = 'no spread over 1 real tokens'"):
+        hidden_state_loss(student, teacher, lengths_mask(1, 0))
+    # by hand, of two states g and g': the spread is ‖g − g'‖² / 2
+    g, h, both = teacher[0, :2], student[0, :2], lengths_mask(2, 0)
+    due = (h - g).square().sum() / ((g[0] - g[1]).square().sum() / 2)
+    assert hidden_state_loss(student, teacher, both).item() == pytest.approx(due.item(), rel=1e-5)

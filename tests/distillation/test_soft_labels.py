@@ -1,23 +1,17 @@
-"""Temperature and label smoothing, and text that a teacher has labelled."""
+"""Temperature and label smoothing, which is distillation from a teacher that knows nothing."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_lib.artifacts import Cache
-from course_lib.distillation import labelled_text
-from course_lib.distillation.labelled_text import label_text
 from course_lib.distillation.losses import token_kd_loss
 from course_lib.distillation.soft_labels import smoothed_label_loss, soft_label_entropy
-from course_lib.models.zoo import find_encoder, load_token_classifier, load_tokenizer, save_model
 
 MASK = torch.tensor([[True, True, False], [True, False, False]])
-SENTENCES = [("the", "club", "said"), ("a",), ("mr", "smith", "was")]
 
 
 def drawn(seed=0):
@@ -69,38 +63,3 @@ def test_what_is_masked_cannot_change_either():
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(*drawn())
-
-
-@pytest.fixture(scope="module")
-def teachers(tmp_path_factory):
-    """Two trained folders."""
-    folders = []
-    for seed in (0, 1):
-        folder = tmp_path_factory.mktemp(f"teacher{seed}")
-        save_model(
-            load_token_classifier(find_encoder("tiny"), ["O", "B-X"], seed), load_tokenizer(find_encoder("tiny")), folder
-        )
-        folders.append(folder)
-    return folders
-
-
-def test_a_text_is_labelled_once_and_read_back_to_the_bit(teachers, tmp_path, monkeypatch):
-    windows, logits = label_text(Cache(tmp_path), teachers[:1], SENTENCES)
-    assert [w.sentence for w in windows] == [0, 1, 2] and [len(rows) for rows in logits] == [len(w.ids) for w in windows]
-    model = load_token_classifier(teachers[0]).eval()
-    with torch.no_grad():
-        due = model(input_ids=torch.tensor([windows[1].ids])).logits[0].numpy()
-    assert np.abs(logits[1] - due).max() <= 1e-5, "alone or in a padded batch: float32 sums in another order"
-    monkeypatch.setattr(labelled_text, "teacher_targets", None)  # not asked again
-    again, read = label_text(Cache(tmp_path), teachers[:1], SENTENCES)
-    assert again == windows and all(np.array_equal(a, b) for a, b in zip(read, logits, strict=True))
-
-
-def test_other_text_or_teachers_are_asked_anew_and_several_are_averaged(teachers, tmp_path):
-    _, first = label_text(Cache(tmp_path), teachers[:1], SENTENCES)
-    _, second = label_text(Cache(tmp_path), teachers[1:], SENTENCES)
-    _, both = label_text(Cache(tmp_path), teachers, SENTENCES)
-    assert all(np.allclose(m, (a + b) / 2, atol=1e-6) for m, a, b in zip(both, first, second, strict=True))
-    assert len(label_text(Cache(tmp_path), teachers, SENTENCES[:2])[1]) == 2
-    assert label_text(Cache(tmp_path), teachers, []) == ([], [])
-    assert len([p for p in tmp_path.iterdir() if p.name.startswith("labels-")]) == 5

@@ -25,6 +25,7 @@ def everything() -> dict:
             "used": used_by_some(group),
             "overlap": overlap(group),
             "refused": refusals(group),
+            "stale": stale(group),
         }
     return found
 
@@ -161,6 +162,37 @@ def overlap(group) -> dict:
     sizes = [sum(bucket.sizes) + len(bucket.sizes) for bucket in parallel.buckets]
     model(input_ids=batch[0]).logits.sum().backward()  # let go of: nothing is sent
     return {"in flight": seen[:2], "sizes": sizes, "traffic": parallel.traffic, "after": parallel.in_flight}
+
+
+def stale(group) -> dict:
+    """What is said of gradients of an earlier step, by each way to forget them; and gradients after a ``zero_grad`` that leaves zeros."""
+    model, rank, found = nn.Linear(2, 1, bias=False), dist.get_rank(group), {}
+    loss = lambda: model(torch.ones(1, 2)).sum()  # noqa: E731
+    parallel = DataParallel(model, group=group)
+
+    def paused() -> None:
+        with parallel.no_sync():
+            loss().backward()
+
+    for zeros in (True, False):
+        loss().backward()
+        parallel.wait()
+        model.zero_grad(set_to_none=not zeros)
+    loss().backward()
+    parallel.wait()
+    found["sum"] = model.weight.grad.tolist()
+    found["backward"] = refused(lambda: loss().backward())
+    found["paused"] = refused(paused)
+    found["no part of the batch"] = refused(parallel.wait)
+    found["made"] = refused(lambda: DataParallel(model, group=group))
+    found["kept"] = model.weight.grad.tolist()
+    model.zero_grad()
+    if rank == 0:
+        loss().backward()  # the others have no part of the batch
+    parallel.wait()
+    found["afterwards"] = model.weight.grad.tolist()
+    parallel.remove()
+    return found
 
 
 def refusals(group) -> dict[str, str]:

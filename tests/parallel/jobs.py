@@ -43,9 +43,34 @@ def fail(culprit: int, how: str, pids: str) -> int:
     return rank
 
 
-def sleep(pids: str) -> None:
-    """All ranks sleep, each with its process id in the folder ``pids``."""
-    with open(os.path.join(pids, f"{dist.get_rank()}.new"), "w") as file:
+def wait_for_each_other(pids: str) -> None:
+    """All ranks wait for a message from the next one, which none sends; each has its process id in the folder ``pids``."""
+    rank, group = dist.get_rank(), dist.new_group()
+    dist.barrier(group)
+    with open(os.path.join(pids, f"{rank}.new"), "w") as file:
         file.write(str(os.getpid()))
     os.rename(file.name, file.name.removesuffix(".new"))
-    time.sleep(600)
+    dist.recv(torch.zeros(1), (rank + 1) % dist.get_world_size())
+
+
+def speak_and_wait(answer: str) -> bool:
+    """Print, then wait until somebody who has read that makes the file ``answer``, at most half a minute."""
+    print("are you there?")
+    deadline = time.monotonic() + 30
+    while not os.path.exists(answer) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return os.path.exists(answer)
+
+
+def raise_on_the_second_rank() -> None:
+    """Under torchrun: one rank raises while the other waits for it."""
+    from course_lib.parallel.process_group import init_from_env
+
+    rank, _ = init_from_env()
+    if rank == 1:
+        raise ValueError("no such tag")
+    dist.barrier()
+
+
+if __name__ == "__main__":
+    raise_on_the_second_rank()

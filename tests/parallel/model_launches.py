@@ -6,7 +6,7 @@ import hybrid_jobs
 import pipeline_jobs
 import tensor_jobs
 
-from course_lib.measure.parallel_runs import Work, train
+from course_lib.measure.parallel_runs import ROWS, Work, train
 from course_lib.parallel.launcher import run
 
 WORK = Work("tiny", sentences=8, length=16, steps=2)
@@ -14,10 +14,13 @@ WORK = Work("tiny", sentences=8, length=16, steps=2)
 
 def everything(workers: int) -> dict:
     """What every worker computes."""
-    found = {"tensor": tensor_jobs.everything(), "pipeline": pipeline_jobs.everything()}
-    if workers == 4:
-        return found | {"hybrid": hybrid_jobs.everything()}
-    return found | {"measured": {way: train(way, WORK) for way in ("data", "tensor", "pipeline")}}
+    ways = [way for way, number, _ in ROWS if number == workers]
+    return {
+        "tensor": tensor_jobs.everything(),
+        "pipeline": pipeline_jobs.everything(),
+        "hybrid": hybrid_jobs.everything(),
+        "measured": {way: train(way, WORK) for way in ways},
+    }
 
 
 @functools.cache

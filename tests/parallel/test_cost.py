@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from course_lib.parallel import cost as module
-from course_lib.parallel.cost import Cost, data_cost, hybrid_cost, pipeline_cost, ring_cost, tensor_cost, total
+from course_lib.parallel.cost import (
+    Cost,
+    data_cost,
+    hybrid_cost,
+    moment_bytes,
+    pipeline_cost,
+    ring_cost,
+    sharded_cost,
+    tensor_cost,
+    total,
+)
 from course_lib.parallel.pipeline import HEADER
 from course_lib.parallel.schedule import gpipe, one_f_one_b
 
@@ -27,6 +37,13 @@ def test_a_ring_over_p_workers_sends_2_p_minus_1_over_p_of_what_divides(each, p,
 @given(st.integers(0, 50), SIZES)
 def test_all_workers_of_a_ring_together_send_2_p_minus_1_times_the_tensor(elements, p):
     assert sum(ring_cost(elements, 4, p).bytes) == 2 * (p - 1) * 4 * elements
+
+
+@given(st.integers(0, 50), SIZES)
+def test_a_sharded_step_is_the_second_half_of_a_ring_and_shares_of_the_state_make_the_whole(elements, p):
+    made = sharded_cost(elements, 4, p)
+    assert sum(made.bytes) == (p - 1) * 4 * elements and max(made.messages) <= p - 1
+    assert sum(moment_bytes(elements, 4, p)) == 2 * 4 * elements and max(moment_bytes(elements, 4, p)) <= 8 * -(-elements // p)
 
 
 @given(st.sampled_from([gpipe, one_f_one_b]), SIZES, SIZES, st.integers(1, 1000))

@@ -76,6 +76,15 @@ def test_mistakes_are_named_on_every_worker(found):
         assert told["tokens"].startswith("CourseError: labels: every one of the whole batch is −100")
 
 
+def test_gradients_of_an_earlier_step_are_refused_and_not_summed_again(found):
+    due = "ValueError: gradient = 'weight': expected none before a step: zero_grad() first"
+    for rank in found:
+        told = rank["stale"]
+        assert {told[how] for how in ("backward", "paused", "no part of the batch", "made")} == {due}
+        assert told["sum"] == told["kept"] == [[len(found)] * 2]  # zeros that were left are no gradients
+        assert told["afterwards"] == [[1.0, 1.0]]
+
+
 def test_buckets_hold_all_parameters_last_first_and_no_more_than_allowed_unless_alone():
     parameters = [nn.Parameter(torch.zeros(n)) for n in (5, 100, 1, 2, 3)] + [nn.Parameter(torch.zeros(2).double())]
     buckets = make_buckets(parameters, 24)

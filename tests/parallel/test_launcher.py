@@ -1,5 +1,6 @@
 """The launcher: results by rank, errors that name the culprit, and nothing left however a call ends."""
 
+import io
 import linecache
 import os
 import re
@@ -11,19 +12,20 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import jobs
 import psutil
 import pytest
-from torch.distributed import DistStoreError
+from torch.distributed import DistBackendError, DistStoreError
 
 from course_lib import parallel
 from course_lib.errors import CourseError
+from course_lib.parallel import launcher
 from course_lib.parallel.failures import Peers, WorkerError, cause
 from course_lib.parallel.launcher import run
-from course_lib.parallel.logs import Logs
 from course_lib.parallel.process_group import NEEDED, init_from_env
-from course_lib.parallel.worker import stack_of_main_thread, waits_for_peers
+from course_lib.parallel.worker import stack_of_main_thread, tells_of_waiting, waits_for_peers
 
 WITHIN = 15  # seconds from a failure to the end of all, as promised
 
@@ -73,12 +75,25 @@ def test_functions_without_a_module_go_by_value_and_ten_runs_at_once_do_not_meet
         return t.item()
 
     before, children = threading.active_count(), set(psutil.Process().children())
-    sizes = [2, 2, 1, 1, 1, 1, 1, 1, 1, 1]
+    sizes = [2, 2, 2, 2, 2, 1, 1, 1, 1, 1]
     with ThreadPoolExecutor(10) as pool:
         results = list(pool.map(lambda n, size: run(mine, size, 10**n), range(10), sizes))
     assert results == [[size * 10**n] * size for n, size in enumerate(sizes)]
     assert set(psutil.Process().children()) == children and threading.active_count() == before
     assert listening() == []
+
+
+def test_output_is_shown_while_the_worker_still_runs(tmp_path, monkeypatch):
+    answer = tmp_path / "answer"
+
+    class Answering(io.StringIO):
+        def write(self, text: str) -> int:
+            if "[rank 0] are you there?" in text:
+                answer.touch()
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stdout", Answering())
+    assert run(jobs.speak_and_wait, 1, str(answer)) == [True]
 
 
 @pytest.mark.parametrize(
@@ -116,15 +131,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 sys.path.insert(0, {tests!r})
 import jobs
 from course_lib.parallel.launcher import run
-run(jobs.sleep, 1, sys.argv[1])
+run(jobs.wait_for_each_other, 2, sys.argv[1])
 """
 
 
 @pytest.mark.parametrize(("ending", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, -signal.SIGINT)])
-def test_a_parent_that_is_killed_or_interrupted_leaves_no_worker(ending, code, tmp_path):
+def test_a_parent_that_is_killed_or_interrupted_leaves_no_worker_that_waits_in_a_collective(ending, code, tmp_path):
     script = PARENT.format(tests=str(Path(__file__).parent))
     parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stderr=subprocess.PIPE, start_new_session=True)
-    while not left_in(tmp_path):
+    while len(left_in(tmp_path)) < 2:
         assert parent.poll() is None, parent.stderr.read().decode()
         time.sleep(0.05)
     os.kill(parent.pid, ending)
@@ -160,11 +175,12 @@ IN_RING += '  File "/usr/lib/python3.11/concurrent/futures/_base.py", line 4, in
 IN_RING += '  File "/usr/lib/python3.11/threading.py", line 4, in wait\n    waiter.acquire()\n'
 
 
-def judged(reports: dict, dead: dict | None = None, stacks: dict | None = None, last: bool = True) -> WorkerError | None:
-    """The verdict on four workers that write nothing."""
-    logs = Logs()
-    logs.last = {rank: ["a word\n"] if rank == 2 else [] for rank in range(4)}
-    return cause(Peers(4, 5.0, reports, dead or {}), logs, (stacks or {}).get, last)
+def judged(
+    reports: dict, dead: dict | None = None, stacks: dict | None = None, last: bool = True, words: dict | None = None
+) -> WorkerError | None:
+    """The verdict on four workers, of which rank 2 last wrote a word, and those of ``words`` what is there."""
+    last_words = {2: "a word\n"} | (words or {})
+    return cause(Peers(4, 5.0, reports, dead or {}, last_words), lambda ranks: {r: (stacks or {}).get(r) for r in ranks}, last)
 
 
 def test_nobody_is_blamed_while_all_is_well_or_others_may_still_speak():
@@ -178,8 +194,10 @@ def test_the_dead_and_those_with_an_error_of_their_own_come_before_those_who_wai
     ended = judged({}, {2: 7}, last=False)
     assert ended.rank == 2 and str(ended).startswith("rank 2 of 4 ended with exit code 7 before it returned.")
     assert ended.traceback.endswith("a word\n")
-    own = {"error": "KeyError: 'x'", "traceback": "Traceback …", "waited": False}
+    own = {"error": "KeyError: 'x'", "traceback": "Traceback …", "waited": False, "at": 2.0}
     assert str(judged({0: WAITED, 1: own}, last=False)) == "rank 1 of 4 raised KeyError: 'x'\nTraceback …"
+    earlier = own | {"error": "KeyError: 'y'", "at": 1.0}
+    assert judged({0: WAITED, 1: own, 3: earlier}, last=False).rank == 3  # the other may be what follows from it
 
 
 def test_of_the_silent_the_one_that_does_not_wait_itself_is_late():
@@ -191,6 +209,39 @@ def test_of_the_silent_the_one_that_does_not_wait_itself_is_late():
     )
     returned = judged({0: WAITED, 1: {"result": None}, 2: WAITED, 3: WAITED})
     assert returned.rank == 1 and "more than 5 s: it had returned" in str(returned)
+
+
+def test_those_that_do_not_answer_are_asked_at_once_and_given_up_together(monkeypatch):
+    clock, asked = [0.0], []
+
+    class Worker:
+        def __init__(self, rank: int) -> None:
+            self.stdin = self
+            self.rank = rank
+
+        def write(self, line: bytes) -> None:
+            asked.append((self.rank, clock[0]))
+
+        def flush(self) -> None:
+            if self.rank == 4:
+                raise BrokenPipeError  # it is gone
+
+    class Store:
+        def check(self, keys: list[str]) -> bool:
+            return keys == ["stack/5"] and clock[0] > 1
+
+        def get(self, key: str) -> bytes:
+            return IN_TORCH.encode()
+
+    monkeypatch.setattr(
+        launcher, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda s: clock.append(clock.pop() + s))
+    )
+    found = launcher._stacks({rank: Worker(rank) for rank in range(7)}, SimpleNamespace(store=Store()))
+    assert asked == [(rank, 0.0) for rank in range(7)]
+    assert found == {rank: IN_TORCH if rank == 5 else None for rank in range(7)}
+    assert clock[0] <= launcher.ANSWER_S + 2 * launcher.POLL_S
+    # What is promised: complaints, then the culprit's chance, then answers, then the processes' end.
+    assert launcher.GRACE_S + clock[0] + 5 < WITHIN
 
 
 def test_if_all_wait_each_ones_place_is_shown():
@@ -207,11 +258,76 @@ def test_an_error_that_a_peers_absence_made_is_known_through_what_was_raised_fro
     assert not waits_for_peers(ValueError("no such tag")) and not waits_for_peers(None)
 
 
+# As torch and NCCL wrote them; the numbers of lines, ranks and addresses vary.
+WATCHDOG = (
+    "[rank0]:[E321 02:07:08.408271257 ProcessGroupNCCL.cpp:607] [Rank 0] Watchdog caught collective operation timeout: "
+    "WorkNCCL(SeqNum=1580, OpType=ALLREDUCE, NumelIn=466119168, NumelOut=466119168, Timeout(ms)=600000) ran for 600060 "
+    "milliseconds before timing out.\n"
+    "terminate called after throwing an instance of 'c10::DistBackendError'\n"
+    "  what():  [PG 1 Rank 0] Process group watchdog thread terminated with exception: [Rank 0] Watchdog caught collective "
+    "operation timeout: WorkNCCL(SeqNum=1580, OpType=ALLREDUCE, …)\n"
+)
+NCCL = "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.hpp:268, {}\nLast error:\n{}"
+REMOTE = NCCL.format(
+    "remote process exited or there was a network error, NCCL version 2.21.5\nncclRemoteError: A call failed possibly due to a "
+    "network error or a remote process exiting prematurely.",
+    "socketProgressOpt: Call to recv from 10.0.0.2<33759> failed : Connection reset by peer",
+)
+INTERNAL = NCCL.format(
+    "internal error, NCCL version 2.14.3\nncclInternalError: Internal check failed.",
+    "Net : Connection closed by remote peer user<50260>",
+)
+DUPLICATE = NCCL.format(
+    "invalid usage (run with NCCL_DEBUG=WARN for details), NCCL version 2.20.5\nncclInvalidUsage: This usually reflects invalid "
+    "usage of NCCL library.",
+    "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 10",
+)
+UNHANDLED = NCCL.format(
+    "unhandled cuda error (run with NCCL_DEBUG=INFO for details), NCCL version 2.18.5\nncclUnhandledCudaError: Call to CUDA "
+    "function failed.",
+    "Cuda failure 'out of memory'",
+)
+
+
+@pytest.mark.parametrize("text", [WATCHDOG, REMOTE, INTERNAL])
+def test_what_nccl_says_of_a_late_peer_is_a_wait_whatever_the_type_of_error(text):
+    assert waits_for_peers(DistBackendError(text)) and waits_for_peers(RuntimeError(text)) and tells_of_waiting(text)
+
+
+@pytest.mark.parametrize("text", [DUPLICATE, UNHANDLED])
+def test_what_nccl_says_of_the_process_itself_is_no_wait(text):
+    assert not waits_for_peers(DistBackendError(text)) and not tells_of_waiting(text)
+
+
+def test_who_was_ended_by_the_watchdog_of_nccl_waited_and_the_one_it_waited_for_is_named():
+    aborted, words = {0: -signal.SIGABRT, 1: -signal.SIGABRT}, {0: WATCHDOG, 1: WATCHDOG}
+    assert judged({}, aborted, last=False, words=words) is None
+    late = judged({}, aborted, {2: IN_TORCH, 3: SLEEPS}, words=words)
+    assert late.rank == 3 and late.traceback == SLEEPS
+    killed = judged({}, {**aborted, 3: -signal.SIGKILL}, last=False, words=words)
+    assert killed.rank == 3 and "was killed by SIGKILL" in str(killed)
+    own = {"error": "KeyError: 'x'", "traceback": "Traceback …", "waited": False, "at": 1.0}
+    assert judged({3: own}, aborted, last=False, words=words).rank == 3
+    other = judged({}, {**aborted, 2: -signal.SIGABRT}, last=False, words=words)  # aborted for another reason
+    assert other.rank == 2 and other.traceback.endswith("a word\n")
+    alone = judged({}, dict.fromkeys(range(4), -signal.SIGABRT), words=dict.fromkeys(range(4), WATCHDOG))
+    assert str(alone).startswith("Every rank waits for another") and alone.traceback.count("Rank 0] Watchdog caught") == 8
+
+
 def test_a_stack_ends_where_the_main_thread_is():
     assert stack_of_main_thread().rstrip().splitlines()[-2].endswith("in stack_of_main_thread")
 
 
-# Joining, as under torchrun.
+# Under torchrun, and joining as there.
+
+
+def test_a_worker_that_raises_under_torchrun_is_named_and_the_exit_code_tells():
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", jobs.__file__]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 1
+    cause_of_all = done.stderr[done.stderr.index("Root Cause (first observed failure):") :]
+    assert re.search(r"rank +: 1 \(local_rank: 1\)\n +exitcode +: 1 ", cause_of_all)
+    assert "[rank1]: ValueError: no such tag" in done.stderr
 
 
 def free_port() -> int:

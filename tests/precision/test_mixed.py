@@ -235,6 +235,90 @@ def test_functions_of_the_two_tables_run_in_their_types_and_others_in_what_they_
     assert not IN_HALF & IN_FP32
 
 
+A, B, C = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
+V, MANY, RATES = B[0], torch.stack([A, B]), C.sigmoid()
+CASTS = {  # a call of every function that a table names
+    F.linear: (A, B), F.bilinear: (A, B, MANY), F.conv1d: (A, MANY), F.conv2d: (A[None], A[None, None, :2, :2]),
+    F.conv3d: (MANY[None], MANY[None, None]), F.conv_transpose1d: (A, MANY.transpose(0, 1)),
+    F.conv_transpose2d: (A[None], A[None, None, :2, :2]), F.conv_transpose3d: (MANY[None], MANY[None, None]),
+    torch.conv_tbc: (MANY, MANY.transpose(1, 2), V), F.scaled_dot_product_attention: (MANY, MANY, MANY),
+    torch.matmul: (A, V), torch.mm: (A, B), torch.bmm: (MANY, MANY), torch.mv: (A, V), torch.addmm: (A, A, B),
+    torch.addbmm: (A, MANY, MANY), torch.baddbmm: (MANY, MANY, MANY), torch.einsum: ("ij,kj->ik", A, B),
+    torch.tensordot: (A, B, 1), torch.inner: (A, B), torch.linalg.matmul: (A, B), torch.linalg.multi_dot: ([A, B, A],),
+    torch.linalg.vecdot: (A, B), torch.Tensor.matmul: (A, B), torch.Tensor.__matmul__: (A, V), torch.Tensor.__rmatmul__: (A, B),
+    torch.Tensor.mm: (A, B), torch.Tensor.bmm: (MANY, MANY), torch.Tensor.mv: (A, V), torch.Tensor.addmm: (A, A, B),
+    torch.Tensor.addbmm: (A, MANY, MANY), torch.Tensor.baddbmm: (MANY, MANY, MANY), torch.Tensor.inner: (A, B),
+    F.prelu: (A, V), torch.Tensor.prelu: (A, V),
+    F.layer_norm: (A, (4,)), F.rms_norm: (A, (4,)), F.batch_norm: (A, V, RATES[0]), F.group_norm: (A, 2), F.softmax: (A, -1),
+    F.log_softmax: (A, -1), torch.softmax: (A, -1), torch.log_softmax: (A, -1), torch.Tensor.softmax: (A, -1),
+    torch.Tensor.log_softmax: (A, -1), torch.logsumexp: (A, -1), torch.Tensor.logsumexp: (A, -1), torch.exp: (A,),
+    torch.Tensor.exp: (A,), torch.log: (RATES,), torch.Tensor.log: (RATES,), torch.prod: (A,), torch.Tensor.prod: (A,),
+    F.cross_entropy: (A, torch.arange(4)), F.nll_loss: (A, torch.arange(4)), F.kl_div: (A, RATES, None, None, "batchmean"), F.mse_loss: (A, B),
+    F.l1_loss: (A, B), F.smooth_l1_loss: (A, B), F.huber_loss: (A, B), F.binary_cross_entropy: (RATES, RATES),
+    F.binary_cross_entropy_with_logits: (A, RATES),
+}  # fmt: skip
+# Autocast on a processor leaves these as they come: of products, those that accelerators' tables alone have (mv) or no table has.
+NOT_ON_A_PROCESSOR = {torch.mv, torch.Tensor.mv, F.bilinear}
+named = pytest.mark.parametrize("function", CASTS, ids=lambda f: getattr(f, "__qualname__", f.__name__))
+
+
+def half(arguments: tuple, dtype: torch.dtype) -> tuple:
+    return tuple(x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in arguments)
+
+
+def test_every_function_of_the_tables_is_called_here():
+    assert CASTS.keys() == IN_HALF | IN_FP32
+
+
+def test_what_the_tables_name_as_a_function_they_name_as_a_method_too():
+    """``x.exp()`` is another function to torch than ``torch.exp(x)``."""
+    for table in (IN_HALF, IN_FP32):
+        names = {f.__name__ for f in table}
+        assert {getattr(torch.Tensor, n) for n in names if hasattr(torch.Tensor, n)} <= table
+
+
+@in_half
+@named
+def test_each_function_of_the_tables_gives_what_autocast_gives_or_what_fp32_does(function, dtype):
+    """Products of fp32 tensors, to the bit and the type. Of half tensors, the others give what they give in fp32, as autocast has it for
+    those in its table."""
+    if function in IN_HALF:
+        with Precision(dtype):
+            ours = function(*CASTS[function])
+        with torch.autocast("cpu", dtype):
+            theirs = function(*CASTS[function])
+        if function in NOT_ON_A_PROCESSOR:
+            assert theirs.dtype == torch.float32
+            theirs = function(*half(CASTS[function], dtype))
+    else:
+        given = half(CASTS[function], dtype)
+        with Precision(dtype):
+            ours = function(*given)
+        theirs = function(*half(given, torch.float32))
+        with torch.autocast("cpu", dtype):
+            autocast = function(*given)
+        assert autocast.dtype == dtype or torch.equal(autocast, ours)
+    assert ours.dtype == theirs.dtype == (dtype if function in IN_HALF else torch.float32) and torch.equal(ours, theirs)
+
+
+@in_half
+def test_a_result_that_has_its_place_gets_there_uncast_as_under_autocast(dtype):
+    for mode in (Precision(dtype), torch.autocast("cpu", dtype)):
+        place = torch.zeros(4, 4)
+        with mode:
+            torch.mm(A, B, out=place)
+        assert torch.equal(place, A @ B)
+
+
+@in_half
+def test_weights_of_an_activation_follow_the_product_before_it(dtype):
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.PReLU()), torch.randn(3, 4)
+    with Precision(dtype):
+        ours = model(x)
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(ours, model(x)) and ours.dtype == dtype
+
+
 # What goes wrong without
 
 

@@ -63,5 +63,7 @@ def test_the_soup_is_never_worse_than_the_best_model():
 def test_models_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"models = 0: expected at least one"):
         average([])
+    with pytest.raises(ValueError, match=r"models = 0: expected at least one"):
+        greedy_soup([], lambda m: 0.0)
     with pytest.raises(ValueError, match=r"models\[1\] = \['0\.bias'"):
         average([model(0), model(0, width=6)])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tokenizers import Tokenizer
 
 from course_lib.artifacts import Cache
 from course_lib.data.align import IGNORED, make_windows
@@ -20,7 +21,7 @@ from course_lib.deploy.engines import FORMAT, TorchEngine
 from course_lib.distillation.objective import SOFT_ONLY
 from course_lib.errors import CourseError
 from course_lib.machine import fast_bf16
-from course_lib.models.zoo import find_encoder, load_token_classifier, load_tokenizer, model_tags
+from course_lib.models.zoo import find_encoder, load_token_classifier, load_tokenizer, model_tags, save_model
 from course_lib.ner.evaluate import entity_f1
 from course_lib.ner.predict import predict_tags
 from course_lib.pruning.structure import encoder_layers
@@ -413,6 +414,56 @@ def test_a_soup_is_an_average_of_students_and_no_worse_than_the_best_on_validati
     best = max(row["validation_f1"] for row in log if row["kept"])
     assert stages.validation_f1(here, model, prepared) == best >= log[0]["validation_f1"]
     assert make_student(here, teacher, recipe) == soup, "taken from the cache"
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked"), [({}, 1), ({"relation_weight": 1.0}, 1), ({"copies": 1}, 3), ({"generated": 5}, 3)], ids=str
+)
+def test_the_students_of_a_soup_ask_their_teacher_once_where_they_read_the_same(
+    root, teacher, tmp_path, monkeypatch, fields, asked
+):
+    """Copies and generated text each seed draws anew. Either way each student is what it is alone, to the bit."""
+    recipe, calls, real = distilled(soup=3, **fields), [], stages.teacher_targets
+    monkeypatch.setattr(stages, "teacher_targets", lambda *a: calls.append(a[1]) or real(*a))
+    students = stages._students(context(tmp_path / "soup"), [teacher], recipe)
+    assert len(calls) == asked and len({s.name for s in students}) == 3
+    for seed, student in enumerate(students):
+        own = context(tmp_path / "alone", seed=seed)
+        alone = stages._student(own, [teacher], recipe, stages.Answers())
+        assert alone.name == student.name and weights(alone) == weights(student)
+    assert len(calls) == asked + 3, "each of those asked for itself"
+
+
+def test_only_the_latest_answer_is_kept(root, teacher):
+    """Windows of other text are asked about anew, and so are the first ones when they come back."""
+    here, tokenizer, model = context(root), load_tokenizer(teacher), load_token_classifier(teacher)
+    prepared = Prepared.of(here.corpus, tokenizer, model_tags(model), 512)
+    fewer, answers = replace(prepared, windows=prepared.windows[:5], labels=prepared.labels[:5]), stages.Answers()
+    first = answers.of(here, [model], prepared, values=False)
+    assert answers.of(here, [model], replace(prepared, windows=[*prepared.windows]), values=False) is first
+    other = answers.of(here, [model], fewer, values=False)
+    assert len(first.logits) == 40 and len(other.logits) == 5 and other.values == []
+    again = answers.of(here, [model], prepared, values=False)
+    assert again is not first and all(np.array_equal(a, b) for a, b in zip(again.logits, first.logits, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("tags", "swapped", "message"),
+    [
+        (["O", "B-LOC", "I-LOC", "I-PER", "B-PER"], False, "tags are .*expected the same, in the same order"),
+        (["O", "B-LOC", "I-LOC", "B-PER", "I-PER"], True, "other has another tokenizer than .*teacher-"),
+    ],
+    ids=["tags", "tokenizer"],
+)
+def test_teachers_that_cannot_be_averaged_are_refused(root, teacher, tmp_path, tags, swapped, message):
+    other, data = tmp_path / "other", json.loads((teacher / "tokenizer.json").read_text("utf-8"))
+    if swapped:
+        a, b = (p for p, i in data["model"]["vocab"].items() if i in (20, 21))
+        data["model"]["vocab"] |= {a: 21, b: 20}
+    other.mkdir()
+    save_model(load_token_classifier(find_encoder("tiny"), tags), Tokenizer.from_str(json.dumps(data)), other)
+    with pytest.raises(CourseError, match=message):
+        make_student(context(root), [teacher, other], distilled())
 
 
 def test_the_layers_that_stay_are_those_with_the_best_validation_f1(root, teacher, capsys):

@@ -121,6 +121,27 @@ def test_embeddings_that_were_frozen_stay_frozen_and_gradients_flow_otherwise(to
     assert words.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("table_knows", [True, False], ids=["with padding_idx", "without"])
+def test_the_padding_piece_keeps_its_meaning_whether_or_not_the_table_knows_of_it(tokenizer, kept, table_knows):
+    """Here [UNK] pads, whose number changes, 100 of 30 522 to less."""
+    model, unknown = load_token_classifier(minilm_folder(), ["O", "B-X"], 0), tokenizer.token_to_id("[UNK]")
+    model.config.pad_token_id, model.get_input_embeddings().padding_idx = unknown, unknown if table_knows else None
+    smaller, _ = trim_vocabulary(model, tokenizer, kept)
+    new = smaller.token_to_id("[UNK]")
+    assert new < unknown and model.config.pad_token_id == new
+    assert model.get_input_embeddings().padding_idx == (new if table_knows else None)
+
+
+@pytest.mark.parametrize("where", ["padding_idx", "pad_token_id"])
+def test_a_padding_piece_that_would_go_is_refused_and_the_model_left_as_it_is(tokenizer, kept, where):
+    model, lost = load_token_classifier(minilm_folder(), ["O", "B-X"], 0), next(i for i in range(30522) if i not in {*kept})
+    words = model.get_input_embeddings()
+    setattr(words if where == "padding_idx" else model.config, where, lost)
+    with pytest.raises(ValueError, match=f"keep = 'without {lost}': expected the model's {where} among the pieces"):
+        trim_vocabulary(model, tokenizer, kept)
+    assert model.get_input_embeddings() is words and model.config.vocab_size == 30522
+
+
 def test_bad_input_is_refused_and_the_model_left_as_it_is(tokenizer):
     tiny, its_own = load_token_classifier(find_encoder("tiny"), ["O", "B-X"], 0), load_tokenizer(find_encoder("tiny"))
     vocabulary = tiny.config.vocab_size
