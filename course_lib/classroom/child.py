@@ -25,6 +25,7 @@ from .names import full_name, mentioned, origins
 from .statements import Statement, closure
 
 MENTIONS = 500  # names of the library that are told, at most
+SOURCES = 300_000  # characters of code that are told, at most
 CELL = "<cell {}>"
 
 
@@ -75,6 +76,7 @@ def read(data: np.ndarray, exercises: list[str], questions: dict[str, str]) -> t
     return notebook, {
         "lesson": notebook.lesson,
         "language": notebook.language,
+        "sources": notebook.sources if sum(map(len, notebook.sources)) <= SOURCES else [],
         "answers": open_answers(notebook, questions),
         "exercises": {name: about(notebook, name) for name in exercises},
     }

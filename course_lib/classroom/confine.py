@@ -8,8 +8,11 @@
 ``unconfined``  limits only, on demand: the code can read and do what you can
 ==============  ===============================================================================================================
 
-In all but the last a filter of system calls takes new processes, programs, sockets, signals to others and looks into them away.
-All have limits on processor time, memory, and size and number of files.
+In all but the last a filter of system calls takes away new processes, programs, sockets, whatever reaches another process (signals,
+looks into it, its limits, its scheduling), and changes to mode, owner, times and attributes of files, which Landlock lets through.
+All have limits on processor time, memory, and size and number of files. Threads are limited where the system counts them for each
+child (``namespaces`` and ``bubblewrap`` since Linux 6.14, and for all but root since 5.14) or for the user (``landlock``, for all but
+root); as root under ``landlock`` only memory and processor time limit them.
 """
 
 import contextlib
@@ -29,6 +32,7 @@ from course_lib.errors import CourseError, expect
 
 CONFINED = ("namespaces", "bubblewrap", "landlock")  # the first one that works is taken
 START_SECONDS = 120.0  # for loading torch on a slow disk
+HELLO = 300  # bytes of a child's first words: "ok", or why it could not be confined
 START = "import sys; sys.path.insert(0, sys.argv[2]); from confined.classroom.fork_server import main; main()"
 
 
@@ -70,6 +74,11 @@ class Server:
         self.tier = tier
         with tempfile.TemporaryDirectory(prefix="course-grade-") as folder:  # what it carries; loaded when this returns
             self._control, self._process = self._start(Path(folder), limits, [str(h) for h in hides])
+        try:
+            self._try()
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self, folder: Path, limits: Limits, hides: list[str]) -> tuple[socket.socket, subprocess.Popen]:
         carry(folder / "confined")
@@ -79,7 +88,7 @@ class Server:
         control, theirs = socket.socketpair()
         settings = {
             **{"tier": self.tier, "control": theirs.fileno(), "reads": reads, "hides": hides},
-            **{"root": str(folder / "root"), "limits": asdict(limits)},
+            **{"root": str(folder / "root"), "limits": asdict(limits), "hello": HELLO},
         }
         program = [*wrapper, sys.executable, "-s", "-P", "-B", "-c", START, json.dumps(settings), str(folder)]
         environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
@@ -105,11 +114,21 @@ class Server:
             raise CourseError(f"{self.tier} is not available here: {why}.")
         return control, process
 
+    def _try(self) -> None:
+        """Have one child confine itself and end."""
+        try:
+            self.fork().close()
+            code = self.end(patience=10)
+        except ServerGone as error:
+            raise CourseError(f"{self.tier} is not available here: {error}.") from error
+        if code:
+            raise CourseError(f"{self.tier} is not available here: a child with nothing to do ended with {code}.")
+
     def fork(self) -> socket.socket:
-        """A new child; returns the socket to it. There is one at a time.
+        """A new child, which has given up what it must not have; returns the socket to it. There is one at a time.
 
         Raises:
-            ServerGone: the server has ended.
+            ServerGone: the server has ended, or the child could not be confined.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -117,7 +136,19 @@ class Server:
                 socket.send_fds(self._control, [b"F"], [theirs.fileno()])
             except OSError as error:
                 ours.close()
-                raise ServerGone from error
+                raise ServerGone("its server has ended") from error
+        ours.settimeout(START_SECONDS)
+        try:
+            said = ours.recv(HELLO, socket.MSG_WAITALL).rstrip()
+        except OSError as error:  # a time-out too
+            said = f"no {error}".encode()
+        if said != b"ok":
+            ours.close()
+            why = said.removeprefix(b"no ").decode("utf-8", "replace") or "it ended before it said so"
+            with contextlib.suppress(ServerGone):
+                self.end(patience=1.0)
+            raise ServerGone(f"a child could not be confined: {why}")
+        ours.settimeout(None)
         return ours
 
     def end(self, patience: float = 0.0) -> int:
@@ -138,7 +169,7 @@ class Server:
             self._control.settimeout(START_SECONDS)
             return self._status()
         except OSError as error:
-            raise ServerGone from error
+            raise ServerGone("its server has ended") from error
 
     def _status(self) -> int:
         data = self._control.recv(STATUS.size, socket.MSG_WAITALL)
@@ -197,10 +228,8 @@ def doctor() -> Iterator[tuple[str, str | None]]:
     """For each tier that confines: its name, and why it is not available, None when it is. Each is tried."""
     for tier in CONFINED:
         try:
-            with Server(tier, Limits()) as server:
-                server.fork().close()
-                server.end(patience=10)
-        except (CourseError, ServerGone) as error:
-            yield tier, str(error) or "its server ends by itself"
+            Server(tier, Limits()).close()
+        except CourseError as error:
+            yield tier, str(error)
         else:
             yield tier, None

@@ -2,7 +2,7 @@
 
 Neither solutions nor the inputs that were drawn for grading are in it: a known mistake is explained on an input that the
 notebook's own check draws, calls are shown without their arguments, and a number that was drawn for grading alone is shown as …
-All that a learner wrote is escaped.
+What a learner's own code said of its inputs is not even in the results (see ``said.py``). All that a learner wrote is escaped.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ SAID = {
     "refused": "It was not graded.",
 }
 UNTOUCHED = "YOUR ANSWER HERE"
-NUMBER = re.compile(r"[-−]?(?:\d+\.\d+|\d{1,3}(?:,\d{3})+|\d{4,})")  # small whole numbers are sizes and places
+NUMBER = re.compile(r"[-−]?(?:\d+\.\d+|\d{1,3}(?:[,_]\d{3})+|\d{4,})")  # small whole numbers are sizes and places
 
 
 def feedback_page(
@@ -119,7 +119,7 @@ def without_inputs(name: str, message: str, seed: int) -> str:
 
 def _was_drawn(text: str, name: str, seed: int) -> bool:
     """Whether a number, as far as its digits go, is one of the inputs of this seed and none of the notebook's own."""
-    value = float(text.replace(",", "").replace("−", "-"))
+    value = float(text.replace(",", "").replace("_", "").replace("−", "-"))
     digits = len(text.partition(".")[2])
     return abs(value) in _rounded(name, seed, digits) - _rounded(name, 0, digits)
 

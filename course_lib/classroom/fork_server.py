@@ -14,9 +14,11 @@ import select
 import signal
 import socket
 import sys
-from typing import Any
 
 from .wire import NO_FORK, STATUS
+
+TASKS = 320  # threads of a child, where the system counts them for each; it takes no less than 301
+TASKS_MORE = 256  # where it counts all of a user's: as many more than there were when the server started
 
 
 def main() -> None:
@@ -46,6 +48,7 @@ def _load(settings: dict) -> None:
     torch.set_num_threads(1)
     torch.backends.cpu.get_cpu_capability()  # looks at the processor while /proc is there
     settings["limits"]["loaded"] = _address_space()
+    settings["limits"]["tasks"] = tasks_of(os.geteuid()) + TASKS_MORE if settings["tier"] == "landlock" else TASKS
     gc.collect()
     gc.freeze()  # or the first collection in a child would write to every object, and copy every page
     gc.set_threshold(50_000)  # children are short-lived
@@ -59,11 +62,25 @@ def _address_space() -> int:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
+def tasks_of(user: int) -> int:
+    """Processes and threads that a user has, as ``/proc`` shows them."""
+    count = 0
+    for name in filter(str.isdecimal, os.listdir("/proc") if os.path.isdir("/proc") else []):
+        with contextlib.suppress(OSError), open(f"/proc/{name}/status") as file:
+            about = dict(line.split(":", 1) for line in file.read().splitlines() if ":" in line)
+            if int(about["Uid"].split()[0]) == user:
+                count += int(about["Threads"])
+    return count
+
+
 def _confine(settings: dict) -> int | None:
     """Give up what children must not have. Returns a descriptor of this process where each child gets namespaces of its own."""
     from . import kernel, landlock, namespaces
 
     tier = settings["tier"]
+    settings["system"] = namespaces.open_system() if tier in ("namespaces", "bubblewrap") else None
+    if tier == "unconfined":
+        kernel.adopt()
     if tier == "namespaces":
         namespaces.enter(settings["root"], settings["reads"], settings["hides"])
         if first := os.fork():  # the child is the first process of the new namespace, and goes on
@@ -81,7 +98,9 @@ def _confine(settings: dict) -> int | None:
 
 def _outlive(first: int) -> None:
     """Outside: wait until the first process inside has ended."""
-    os.closerange(3, 256)
+    from . import kernel
+
+    kernel.close_from(3)
     os.waitpid(first, 0)
     os._exit(0)
 
@@ -92,23 +111,23 @@ def _serve(control: socket.socket, settings: dict, own: int | None) -> None:
     wake.setblocking(False)
     signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    running = None
+    running, unconfined = None, settings["tier"] == "unconfined"
     while True:
         ready, _, _ = select.select([control, woken], [], [])
         if woken in ready:
             with contextlib.suppress(BlockingIOError):
                 woken.recv(4096)
-            running = _reap(control, running)
+            running = _reap(control, running, unconfined)
         if control not in ready:
             continue
         order, descriptors, _, _ = socket.recv_fds(control, 1, 4)
         if order == b"F" and running is None and len(descriptors) == 1:
             running = _fork(control, descriptors[0], settings, own)
         elif order == b"K" and running is not None:
-            _kill(running)
+            _kill(running, unconfined)
         elif order != b"K":
             if running is not None:
-                _kill(running)
+                _kill(running, unconfined)
             return
         for descriptor in descriptors:
             os.close(descriptor)
@@ -126,9 +145,10 @@ def _fork(control: socket.socket, descriptor: int, settings: dict, own: int | No
         return pid
     status = 1
     try:
-        sock = _alone(descriptor, settings, own is not None)
         from . import child
 
+        sock = _alone(descriptor, settings, own is not None)
+        sock.sendall(b"ok".ljust(settings["hello"]))
         child.serve(sock)
         status = 0
     finally:
@@ -145,20 +165,28 @@ def _alone(descriptor: int, settings: dict, apart: bool) -> socket.socket:
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in range(3):
         os.dup2(nothing, standard)
-    os.dup2(descriptor, 3, inheritable=False)
-    os.closerange(4, 256)
-    limits: dict[str, Any] = settings["limits"]
     if apart:
-        namespaces.private_tmp(limits["tmp_megabytes"])
-    _limit(limits)
-    if settings["tier"] != "unconfined":
-        kernel.drop_capabilities()
-        kernel.filter_system_calls()
-    return socket.socket(fileno=3)
+        namespaces.limit_tasks(settings["system"], TASKS)
+    os.dup2(descriptor, 3, inheritable=False)
+    sock, limits = socket.socket(fileno=3), settings["limits"]
+    try:
+        if apart:
+            namespaces.private_tmp(limits["tmp_megabytes"])
+        kernel.close_from(4)
+        _limit(limits, settings["tier"])
+        if settings["tier"] != "unconfined":
+            kernel.drop_capabilities()
+            kernel.filter_system_calls(os.getpid())
+    except OSError as error:
+        sock.sendall(f"no {error}".encode()[: settings["hello"]].ljust(settings["hello"]))
+        raise
+    return sock
 
 
-def _limit(limits: dict) -> None:
-    """Processor time, memory, sizes and numbers of files."""
+def _limit(limits: dict, tier: str) -> None:
+    """Processor time, memory, sizes and numbers of files, and of threads where the system counts them for a user."""
+    from . import kernel
+
     megabyte = 1 << 20
     most = {
         resource.RLIMIT_CPU: limits["cpu_seconds"],
@@ -168,14 +196,16 @@ def _limit(limits: dict) -> None:
     }
     if limits["loaded"]:
         most[resource.RLIMIT_AS] = limits["loaded"] + limits["memory_megabytes"] * megabyte
+    if tier == "landlock" or (tier != "unconfined" and kernel.release() >= kernel.TASKS_FOR_EACH):
+        most[resource.RLIMIT_NPROC] = limits["tasks"]
     for what, value in most.items():
         hard = resource.getrlimit(what)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(what, (value, value))
 
 
-def _reap(control: socket.socket, running: int | None) -> int | None:
-    """Collect all children that have ended; say so of the one that runs a submission."""
+def _reap(control: socket.socket, running: int | None, unconfined: bool) -> int | None:
+    """Collect all children that have ended; say so of the one that runs a submission, when nothing of it is left."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -184,14 +214,25 @@ def _reap(control: socket.socket, running: int | None) -> int | None:
         if pid == 0:
             return running
         if pid == running:
+            if unconfined:
+                _end_all_below()
             control.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
             running = None
 
 
-def _kill(pid: int) -> None:
+def _kill(pid: int, unconfined: bool) -> None:
     for send in (os.killpg, os.kill):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             send(pid, signal.SIGKILL)
+    if unconfined:
+        _end_all_below()
+
+
+def _end_all_below() -> None:
+    """Also what an unconfined child started in a session of its own."""
+    from . import kernel
+
+    kernel.end_all_below(os.getpid())
 
 
 if __name__ == "__main__":

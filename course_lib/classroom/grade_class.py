@@ -12,7 +12,9 @@ A folder of results holds
 """
 
 import contextlib
+import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +31,10 @@ from course_lib.errors import CourseError
 from course_lib.exercises.registry import find
 
 Do = Callable[[Iterable[tuple[Any, Any]], Open], Iterator[tuple[Any, Any]]]  # how work is spread: workers.local or .dask
+HALF_WRITTEN = re.compile(
+    r"\.(?:settings\.json|(?:results|history)\.jsonl|gradebook\.csv|open_points\.csv|(?:summary|open_answers)\.html|feedback"
+    r"|[^/]+\.ipynb)\.(?:old\.)?[a-z0-9_]{8}"
+)
 NOT_GRADED = "not graded: look at it yourself"  # a flag
 
 
@@ -87,6 +93,21 @@ def locked(out: Path) -> Iterator[None]:
         raise CourseError(
             f"{out}: another run is grading into it. Wait for it, or choose another folder (--out DIR)."
         ) from error
+
+
+def clear_away(out: Path) -> None:
+    """Delete what killed runs left half-written in a folder of results, which must be locked; no finished file is touched.
+
+    Files and folders are written under the name ``.NAME.`` with eight characters behind it, and renamed when they are whole.
+    """
+    for folder in (out, out / "collected", *(out / "executed").glob("*/")):
+        for left in folder.iterdir() if folder.is_dir() else ():
+            if not HALF_WRITTEN.fullmatch(left.name):
+                continue
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def seed_of(out: Path, seed: int | None) -> int:

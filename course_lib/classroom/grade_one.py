@@ -13,8 +13,9 @@ from typing import Any
 
 from course_lib import __version__
 from course_lib.classroom.confine import Server
-from course_lib.classroom.library import is_reference, modules_for, place
+from course_lib.classroom.library import answers_given, is_reference, modules_for, place
 from course_lib.classroom.results import CALLS_REFERENCE, CaseResult, ExerciseResult, OpenAnswer, Result
+from course_lib.classroom.said import Source, fault_text, shown, stop_text
 from course_lib.classroom.session import Lost, Session, clean
 from course_lib.errors import CourseError, expect
 from course_lib.exercises.exercise import Case, Exercise
@@ -25,6 +26,7 @@ from course_lib.exercises.run import Outcome
 
 SIZE_LIMIT = 20_000_000  # bytes of a notebook
 NOT_YOURS = "This is the library's function, not yours."
+BRINGS_REFERENCE = "another exercise's answer, in place of which the library's goes on, brings its reference along"  # a flag
 
 
 @dataclass(frozen=True)
@@ -114,35 +116,42 @@ def grade(
             return dataclasses.replace(base, error=f"The notebook could not be read: {lost.says}.")
         if "unreadable" in found:
             return dataclasses.replace(base, error=f"The notebook could not be read: {clean(found['unreadable'])}.")
+        if not _complete(found, exercises, questions):
+            return dataclasses.replace(base, error="The notebook could not be read: what was read of it is incomplete.")
         graded: dict[str, tuple[ExerciseResult, Verdict | None]] = {}
+        source = Source(tuple(found["sources"]))
         for exercise in exercises:
-            graded[exercise.id] = _grade_exercise(exercise, found["exercises"][exercise.id], children, graded, seed, settings)
+            about = found["exercises"][exercise.id]
+            graded[exercise.id] = _grade_exercise(exercise, about, source, children, graded, seed, settings)
     answers = tuple(OpenAnswer(q.id, clean(found["answers"][q.id], 20_000), q.points) for q in questions)
     results = tuple(result for result, _ in graded.values())
     return dataclasses.replace(base, exercises=results, answers=answers, flags=_flags(found, lesson))
 
 
 class Children:
-    """The children that one notebook gets: one, and a new one after each that was lost."""
+    """The children that one notebook gets: one, and a new one after each that was lost or may know an answer to come."""
 
     def __init__(self, server: Server, notebook: bytes, exercises: Sequence[Exercise], questions: Sequence[OpenQuestion]):
-        self._server, self._session = server, None
+        self._server, self._session, self._given = server, None, frozenset()
         self._asked = (notebook, [e.id for e in exercises], {q.id: q.text for q in questions})
 
     def first(self) -> dict[str, Any]:
         """Start one; what it says of the notebook before any of its code has run."""
-        self._session = Session(self._server)
+        self._session, self._given = Session(self._server), frozenset()
         return self._session.read(*self._asked)
 
-    def session(self) -> Session:
-        """One that has read the notebook."""
-        if self._session is None:
-            self.first()
-        return self._session
+    def session(self, reference: tuple[str, str], given: frozenset[tuple[str, str]]) -> Session:
+        """One that has read the notebook, for one exercise.
 
-    def lost(self) -> None:
-        """The child has ended: the next exercise gets a new one."""
-        self._session = None
+        Args:
+            reference: the exercise's, as (module, name): a child that had it for an earlier exercise may have kept it.
+            given: references that the child gets now.
+        """
+        if not self._session.open or reference in self._given:
+            self._session.close()
+            self.first()
+        self._given |= given
+        return self._session
 
     def __enter__(self) -> "Children":
         return self
@@ -153,12 +162,19 @@ class Children:
 
 
 def _grade_exercise(
-    exercise: Exercise, about: Mapping, children: Children, graded: Mapping, seed: int, settings: Settings
+    exercise: Exercise,
+    about: Mapping,
+    source: Source,
+    children: Children,
+    graded: Mapping,
+    seed: int,
+    settings: Settings,
 ) -> tuple[ExerciseResult, Verdict | None]:
     def without_points(verdict: str, message: str, *more: str) -> tuple[ExerciseResult, None]:
         return ExerciseResult(exercise.id, 0.0, float(exercise.points), verdict, message, flags=(*flags, *more)), None
 
-    calls = any(is_reference(name, exercise.reference) for name in about["mentions"])
+    mentioned, own = answers_given(about["mentions"]), place(exercise.reference)
+    calls = own in mentioned
     flags = [CALLS_REFERENCE] if calls else []
     if helpers := sorted({n.rpartition(".")[0] for n in about["mentions"]} - {"course_lib", "", "course_lib.exercises"}):
         flags.append(f"uses {', '.join(helpers[:3])}")
@@ -172,29 +188,35 @@ def _grade_exercise(
         return without_points("refused", "It calls the library's own function, which earns nothing here.")
     others, references = _others(about["uses"], graded, exercise)
     modules = modules_for(about["mentions"], references)
+    stand_ins = answers_given(".".join(place(r)) for r in references)
+    if own in stand_ins and not calls:
+        flags.append(BRINGS_REFERENCE)
     cases = exercise.draw(seed)
     try:
-        session = children.session()
+        session = children.session(own, mentioned | stand_ins)
         built = session.build(exercise.id, modules, others)
-        flags += [f"a cell that it uses stopped at {text}" for text in built["failed"]]
+        flags += [f"a cell that it uses stopped at {stop_text(text, source)}" for text in built["failed"]]
         if built["error"]:
-            return without_points("crashed", f"Its cell stops at {built['error']}.")
-        outcomes = _run_cases(session, cases, exercise.seconds)
+            return without_points("crashed", f"Its cell stops at {stop_text(built['error'], source)}.")
+        outcomes = _run_cases(session, cases, exercise.seconds, source)
     except Lost as lost:
-        children.lost()
         return without_points(lost.why, f"{lost.says[0].upper()}{lost.says[1:]}.")
-    verdict = judge(exercise, cases, outcomes)
-    if not session.open:
-        children.lost()
-    return _result(exercise, cases, outcomes, verdict, tuple(flags)), verdict
+    try:
+        verdict = judge(exercise, cases, outcomes)
+        if verdict.faults:  # empty where the first case was not attempted
+            told = zip(verdict.faults, outcomes, strict=True)
+            verdict.faults = [fault and fault_text(fault, outcome, exercise, source) for fault, outcome in told]
+        return _result(exercise, cases, outcomes, verdict, tuple(flags)), verdict
+    except Exception as error:  # whatever it returned, the notebook's other exercises are graded
+        return without_points("refused", f"What it returned cannot be judged ({type(error).__name__}).")
 
 
-def _run_cases(session: Session, cases: Sequence[Case], seconds: float) -> list[Outcome]:
-    """As ``exercises.run.run_cases``, in the child."""
+def _run_cases(session: Session, cases: Sequence[Case], seconds: float, source: Source) -> list[Outcome]:
+    """As ``exercises.run.run_cases``, in the child; of what it says, only what may be repeated."""
     outcomes: list[Outcome] = []
     for case in cases:
         give_up = outcomes and (outcomes[0].not_attempted or outcomes[-1].timed_out or outcomes[-1].skipped)
-        outcomes.append(Outcome(skipped=True) if give_up else session.call(case, seconds))
+        outcomes.append(Outcome(skipped=True) if give_up else shown(session.call(case, seconds), case, source))
     return outcomes
 
 
@@ -237,6 +259,19 @@ def _others(uses: Sequence[str], graded: Mapping, exercise: Exercise) -> tuple[d
             reference = all_exercises()[name].reference
             others[name], references = list(place(reference)), [*references, reference]
     return others, references
+
+
+def _complete(found: Mapping, exercises: Sequence[Exercise], questions: Sequence[OpenQuestion]) -> bool:
+    """Whether what a child says of a notebook has all that grading looks at."""
+    try:
+        texts = [found["language"], found["lesson"] or "", *found["sources"], *(found["answers"][q.id] for q in questions)]
+        for about in (found["exercises"][e.id] for e in exercises):
+            texts += [*about["uses"], *about["mentions"], about["is"] or "", about["broken"] or ""]
+            if type(about["found"]) is not bool:
+                return False
+        return all(type(text) is str for text in texts)
+    except (KeyError, TypeError):
+        return False
 
 
 def _flags(found: Mapping, lesson: str) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ class GradingLog:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            _keep_name(path.parent)
         data = path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
@@ -56,3 +57,14 @@ class GradingLog:
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+
+
+def _keep_name(folder: Path) -> None:
+    """Flush a folder's list of files to the disk, or a new file may be lost with the power although its content was kept."""
+    if os.name == "nt":  # Windows cannot open a folder to flush it
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

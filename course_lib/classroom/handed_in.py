@@ -19,6 +19,7 @@ from course_lib.errors import CourseError
 FILE_LIMIT = 20 * 2**20  # bytes of one file; a lesson with its outputs has under a megabyte
 ZIP_LIMIT = 100 * 2**20  # bytes that a student's own zip may unpack to
 ZIP_ENTRIES = 200  # files in a student's own zip
+UNLISTED = "…"  # stands for what is in a folder that cannot be looked into
 UTF8 = 0x800  # the flag of a zip's entry whose name is in UTF-8
 
 
@@ -34,11 +35,18 @@ class Entry:
         name: its path below the folder or zip, with ``/``; what leads elsewhere is taken out of it.
         read: its bytes, or :class:`Refused`.
         path: where it lies on disk; None in a zip.
+        zipped: of a file out of a student's own zip, the path of that zip: folders after it are the student's choice.
     """
 
     name: str
     read: Callable[[], bytes]
     path: Path | None = None
+    zipped: str | None = None
+
+    @property
+    def given(self) -> str:
+        """The path as it came from whoever collected submissions."""
+        return self.zipped or self.name
 
 
 def entries(source: Path) -> Iterator[Entry]:
@@ -68,13 +76,19 @@ def entries(source: Path) -> Iterator[Entry]:
 
 
 def _folder(root: Path) -> Iterator[Entry]:
-    """Files below a folder, by name; links to folders count as files, and are refused when read."""
-    for folder, folders, files in os.walk(root):
+    """Files below a folder, by name; links to folders, and folders that cannot be listed, are refused when read."""
+    unreadable: list[OSError] = []
+    for folder, folders, files in os.walk(root, onerror=unreadable.append):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         folders[:] = sorted(set(folders) - set(links))
         for name in sorted(files + links):
             path = Path(folder, name)
             yield Entry(plain(path.relative_to(root).as_posix()), lambda path=path: read_file(path), path)
+    for error in unreadable:
+        if Path(error.filename) == root:
+            raise CourseError(f"{root} cannot be listed ({error.strerror}).")
+        why = f"lies in a folder that cannot be listed ({error.strerror})"
+        yield Entry(plain(Path(error.filename).relative_to(root).as_posix()) + f"/{UNLISTED}", lambda why=why: _refuse(why))
 
 
 def read_file(path: Path) -> bytes:
@@ -155,9 +169,10 @@ def _zip_inside(outer: Entry) -> Iterator[Entry]:
         why = str(error)
         yield Entry(outer.name, lambda: _refuse(why))
         return
+    folder = outer.name[: -len(".zip")]
     for number, name in enumerate(names):
         if not _of_the_system(name):
-            yield Entry(f"{outer.name[: -len('.zip')]}/{name}", lambda number=number: opened()[number].read())
+            yield Entry(f"{folder}/{name}", lambda number=number: opened()[number].read(), zipped=outer.name)
 
 
 def _refuse(why: str) -> bytes:

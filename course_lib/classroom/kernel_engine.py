@@ -16,9 +16,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import psutil
 
 import course_lib
 from course_lib.artifacts import write_text
@@ -32,6 +35,8 @@ from course_lib.errors import CourseError
 
 OUTPUT_LIMIT = 50 * 2**20  # bytes of a notebook with its outputs
 FLAGS = 10  # errors that are named
+LOOK_SECONDS = 0.25  # between two looks at what a run uses
+END_SECONDS = 10  # to end all its processes
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,15 @@ class Limits:
         seconds: for the whole notebook.
         cell_seconds: for one cell.
         memory_megabytes: of address space of each process; loading torch takes five thousand.
+        resident_megabytes: of memory of all processes together, looked at every :data:`LOOK_SECONDS`.
+        processes: at once, looked at as often; the confined process has a limit of its own besides, where the system has one.
     """
 
     seconds: int = 600
     cell_seconds: int = 300
     memory_megabytes: int = 12_000
+    resident_megabytes: int = 8_000
+    processes: int = 128
 
 
 @contextlib.contextmanager
@@ -104,29 +113,32 @@ def run_notebook(data: bytes, tier: str, limits: Limits) -> dict:
             "tier": tier, "root": f"{folder}/root", "folder": folder, "reads": _reads(), "hides": [], "seconds": limits.seconds,
             "cell_seconds": limits.cell_seconds, "memory_megabytes": limits.memory_megabytes,
         }  # fmt: skip
+        if tier != "unconfined" or sys.platform == "linux":
+            settings["parent"] = None if tier == "bubblewrap" else os.getpid()
         program = [sys.executable, "-m", "course_lib.classroom.kernel_run", json.dumps(settings)]
         if tier == "bubblewrap":
-            program = [*bubblewrap(settings["reads"], [])[:-2], "--die-with-parent", "--chdir", "/tmp", "--", *program]
+            wrapper = bubblewrap(settings["reads"], [])
+            program = [wrapper[0], "--die-with-parent", *wrapper[1:], *program]
         home = folder if tier == "unconfined" else "/tmp"
         environment = {
             "PATH": f"{os.path.dirname(sys.executable)}:/usr/bin:/bin", "HOME": home, "LANG": "C.UTF-8", "COURSE_FAST": "1",
             "COURSE_HEADLESS": "1", "COURSE_PROGRESS": f"{home}/progress.json", "JUPYTER_RUNTIME_DIR": f"{home}/runtime",
             "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(Path(course_lib.__file__).parents[1]), "MPLCONFIGDIR": home,
         }  # fmt: skip
-        said = _run(program, environment, data, limits.seconds)
-    if said is None:
-        return {"errors": [(0, f"the notebook did not end within {limits.seconds} seconds")]}
+        said = _run(program, environment, data, limits)
+    if isinstance(said, str):
+        return {"errors": [(0, said)]}
     try:
         done = json.loads(said)
         if "unreadable" in done:
             return {"errors": [(0, f"Jupyter cannot open it ({done['unreadable']})")]}
         return {"errors": [(int(number), str(what)) for number, what in done["errors"]], "notebook": str(done["notebook"])}
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return {"errors": [(0, "its run ended before it could say anything")]}
 
 
-def _run(program: list[str], environment: dict[str, str], data: bytes, seconds: float) -> bytes | None:
-    """What a program says, at most :data:`OUTPUT_LIMIT` bytes; None when it took too long. Nothing of it is left running."""
+def _run(program: list[str], environment: dict[str, str], data: bytes, limits: Limits) -> bytes | str:
+    """What a program says, at most :data:`OUTPUT_LIMIT` bytes; as text why it was ended. Nothing of it is left running."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as given:
         given.write(data)
         given.seek(0)
@@ -134,15 +146,57 @@ def _run(program: list[str], environment: dict[str, str], data: bytes, seconds: 
             program, env=environment, stdin=given, stdout=output, stderr=subprocess.DEVNULL, start_new_session=True, cwd="/"
         )
         try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return None
+            why = _watch(process, limits)
         finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _end(process)
+        if why:
+            return why
         output.seek(0)
         return output.read(OUTPUT_LIMIT)
+
+
+def _watch(process: subprocess.Popen, limits: Limits) -> str:
+    """Wait for a run; why it must not go on, "" when it has ended by itself."""
+    until = time.monotonic() + limits.seconds
+    while time.monotonic() < until:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(min(LOOK_SECONDS, max(0.0, until - time.monotonic())))
+            return ""
+        sizes = list(map(_resident, _all_of(process.pid)))
+        if len(sizes) > limits.processes:
+            return f"its run had more than {limits.processes} processes and was stopped"
+        if sum(sizes) > limits.resident_megabytes * 2**20:
+            return f"its run took more than {limits.resident_megabytes:,} MiB of memory and was stopped"
+    return f"the notebook did not end within {limits.seconds} seconds"
+
+
+def _all_of(pid: int) -> list[psutil.Process]:
+    """A process and all below it."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.Error:  # it has just ended
+        return 0
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Tell a run's first process to end, which ends all below it; return when they have."""
+    below = _all_of(process.pid)
+    process.terminate()
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    psutil.wait_procs(below, END_SECONDS)
 
 
 def _reads() -> list[str]:

@@ -4,25 +4,34 @@ Started by :mod:`course_lib.classroom.kernel_engine`. The notebook comes by stan
 "notebook": text}`` goes out by standard output. Nothing that it says earns a point.
 """
 
-import contextlib
 import json
 import os
 import resource
+import signal
 import sys
+from typing import NoReturn
 
 MEGABYTE = 1 << 20
 TMP_MEGABYTES = 512  # of files, all in memory
+TASKS = 512  # processes and threads of a notebook's run
 
 
 def main() -> None:
-    """Confine, then run; settings are the program's argument, as JSON."""
+    """Confine, then run; settings are the program's argument, as JSON. Nothing outlives this process or its parent."""
     settings = json.loads(sys.argv[1])
     text = sys.stdin.read()
-    if settings["tier"] == "namespaces":
-        _enter(settings)
-    _limit(settings)
-    os.chdir("/tmp" if settings["tier"] != "unconfined" else settings["folder"])
+    apart = settings["tier"] != "unconfined"
+    if "parent" in settings:
+        _below(settings)
+    _limit(settings, apart)
+    if apart:
+        from course_lib.classroom import kernel
+
+        kernel.drop_capabilities()
+        kernel.filter_system_calls(None)
+    os.chdir("/tmp" if apart else settings["folder"])
     json.dump(run(text, settings["cell_seconds"]), sys.stdout)
+    sys.stdout.flush()
 
 
 def run(text: str, cell_seconds: float) -> dict:
@@ -65,27 +74,62 @@ def run(text: str, cell_seconds: float) -> dict:
     return {"errors": errors, "notebook": nbformat.writes(nb)}
 
 
-def _enter(settings: dict) -> None:
-    """A world of its own, whose first process this one's child is; this one waits for it."""
+def _below(settings: dict) -> None:
+    """Go on in a child: where the tier has namespaces, the first process of its own; this one waits for it, and ends all with it."""
     from course_lib.classroom import kernel, namespaces
 
-    namespaces.enter(settings["root"], settings["reads"], settings["hides"])
+    above, tier = os.getppid(), settings["tier"]
+    kernel.call("prctl", kernel.PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != above or above != (settings["parent"] or above):  # it ended before that
+        os._exit(1)
+    system = namespaces.open_system()
+    if tier == "namespaces":
+        namespaces.enter(settings["root"], settings["reads"], settings["hides"])
+    elif tier == "bubblewrap":
+        try:
+            kernel.call("unshare", namespaces.CLONE_NEWPID)
+        except OSError:  # where bubblewrap is a program of root's: it gives no capability, and its own namespace has to do
+            kernel.close_from(3)
+            return
+    else:
+        kernel.adopt()
+    own = os.pidfd_open(os.getpid())
     if child := os.fork():
-        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xFF)
+        _supervise(child, tier)
+    kernel.end_with(own)
+    if tier == "unconfined":
+        return
+    namespaces.limit_tasks(system, TASKS)
     kernel.call("unshare", namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC)
     namespaces.mount("tmpfs", "/tmp", "tmpfs", namespaces.MS_NOSUID | namespaces.MS_NODEV, f"size={TMP_MEGABYTES}m,mode=0700")
-    with contextlib.suppress(OSError):  # where part of /proc is covered the system gives no other one
-        namespaces.mount("proc", "/proc", "proc", namespaces.MS_NOSUID | namespaces.MS_NODEV)
-    kernel.drop_capabilities()
+    kernel.close_from(3)
 
 
-def _limit(settings: dict) -> None:
+def _supervise(child: int, tier: str) -> NoReturn:
+    """Wait for the child; when it has ended, or this process is told to end, nothing below it is left."""
+    from course_lib.classroom import kernel
+
+    def end(*_: object) -> None:
+        os.kill(child, signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, end)
+    status = os.waitpid(child, 0)[1]  # of the first process of a namespace: when all in it have ended
+    if tier == "unconfined":
+        kernel.end_all_below(os.getpid())
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def _limit(settings: dict, apart: bool) -> None:
+    from course_lib.classroom.kernel import TASKS_FOR_EACH, release
+
     limits = {
         resource.RLIMIT_AS: settings["memory_megabytes"] * MEGABYTE,
         resource.RLIMIT_FSIZE: TMP_MEGABYTES * MEGABYTE,
         resource.RLIMIT_CPU: settings["seconds"],
         resource.RLIMIT_CORE: 0,
     }
+    if apart and release() >= TASKS_FOR_EACH:
+        limits[resource.RLIMIT_NPROC] = TASKS
     for what, value in limits.items():
         hard = resource.getrlimit(what)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)

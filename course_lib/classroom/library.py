@@ -1,20 +1,20 @@
 """What of ``course_lib`` an answer gets when a class is graded: the source of what it imports, and no more.
 
 The confined process has no ``course_lib``. An answer that imports a helper from it is given that module, and the modules this
-one imports, as text. The functions that answer exercises are cut out of them, but for those that the answer names (then it is
-flagged) and those that a lesson goes on with in the place of another exercise's answer that did not pass. Nothing of
-``course_lib.exercises`` and ``course_lib.classroom`` is given: there are the cases and the checks.
+one imports, as text. The functions that answer exercises are cut out of them, but for those that the answer names, or that a
+helper which it names calls (then it is flagged), and those that a lesson goes on with in the place of another exercise's answer
+that did not pass. Nothing of ``course_lib.exercises`` and ``course_lib.classroom`` is given: there are the cases and the checks.
 """
 
 import ast
 import functools
 import importlib
-import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from course_lib.classroom.statements import closure, read_statements
+from course_lib.classroom.names import mentioned, origins
+from course_lib.classroom.statements import Statement, closure, read_statements
 from course_lib.exercises.registry import all_exercises
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +28,14 @@ def check(exercise, function): return 0.0
 def hint(*arguments): return None
 predict = reveal = quiz = hint
 '''
+CUT = """
+def __getattr__(name):
+    if name not in {names}:
+        raise AttributeError(f"module {{__name__!r}} has no attribute {{name!r}}")
+    def not_given(*arguments, **named):
+        raise ImportError(f"the library's {{name}} answers an exercise and is not given here")
+    return not_given
+"""  # at the end of a module: others may import what was cut out of it, as long as they do not call it
 
 
 def place(function: Any) -> tuple[str, str]:
@@ -63,9 +71,14 @@ def modules_for(names: Iterable[str], references: Iterable[Any] = ()) -> dict[st
         if name not in found and not _kept_back(name):
             found[name] = _file(name).read_text("utf-8")
             left += sorted(_imports(name))
-    mentioned = {place(e.reference) for e in all_exercises().values() if any(is_reference(n, e.reference) for n in names)}
-    keep = set().union(*(_needs(*p) for p in mentioned | {place(r) for r in references}))
+    keep = answers_given(names) | answers_given(".".join(place(r)) for r in references)
     return {"course_lib": "", **{name: _without_answers(name, text, keep) for name, text in found.items()}}
+
+
+def answers_given(names: Iterable[str]) -> frozenset[tuple[str, str]]:
+    """Answers to exercises, of any lesson, that the library's functions of these names are or call; as (module, name)."""
+    given = (_needs(*here) for n in names if (here := _defined(n)) is not None)
+    return frozenset().union(*given) & _answers()
 
 
 def _modules_in(name: str) -> list[str]:
@@ -99,24 +112,40 @@ def _imports(module: str) -> frozenset[str]:
 
 
 @functools.cache
+def _statements(module: str) -> list[Statement]:
+    return read_statements(_file(module).read_text("utf-8"))
+
+
+@functools.cache
+def _imported(module: str) -> dict[str, str]:
+    """What the names that a module imports from the library stand for."""
+    return origins([s.node for s in _statements(module)], "course_lib")
+
+
+def _defined(name: str, steps: int = 10) -> tuple[str, str] | None:
+    """Module and name of what a full name stands for, through modules that only pass it on; None for a module or no name."""
+    modules = _modules_in(name)
+    rest = name.removeprefix(modules[-1]).strip(".").partition(".")[0] if modules else ""
+    if not rest or not steps:
+        return None
+    further = _imported(modules[-1]).get(rest)
+    return _defined(further, steps - 1) if further else (modules[-1], rest)
+
+
+@functools.cache
 def _needs(module: str, name: str) -> frozenset[tuple[str, str]]:
-    """An answer to an exercise and the answers that it calls itself, as (module, name)."""
-    found, left = set(), [(module, name)]
+    """What of the library a function or class of it is, calls and is made of, as (module, name)."""
+    found: set[tuple[str, str]] = set()
+    left = [(module, name)]
     while left:
         here = left.pop()
-        if here in found or here not in _answers():
+        if here in found:
             continue
-        found.add(here)
-        text = _file(here[0]).read_text("utf-8")
-        left += [(here[0], bound) for s in closure(read_statements(text), here[1]) for bound in s.binds]
-        imported = (getattr(importlib.import_module(here[0]), n, None) for n in _used(here))
-        left += [place(f) for f in imported if inspect.isroutine(f) or inspect.isclass(f)]
+        kept = closure(_statements(here[0]), here[1])
+        found |= {here} | {(here[0], bound) for s in kept for bound in s.binds}
+        named = mentioned([s.node for s in kept if not s.imports], _imported(here[0]))
+        left += [there for n in named if (there := _defined(n)) is not None]
     return frozenset(found)
-
-
-def _used(here: tuple[str, str]) -> Iterator[str]:
-    for statement in closure(read_statements(_file(here[0]).read_text("utf-8")), here[1]):
-        yield from statement.uses
 
 
 @functools.cache
@@ -132,4 +161,4 @@ def _without_answers(module: str, text: str, keep: set[tuple[str, str]]) -> str:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in cut:
             first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
             lines[first - 1 : node.end_lineno] = [""] * (node.end_lineno - first + 1)
-    return "\n".join(lines)
+    return "\n".join(lines) + (CUT.format(names=sorted(cut)) if cut else "")

@@ -7,7 +7,7 @@ import ctypes
 import os
 from collections.abc import Sequence
 
-from .kernel import call, system_call
+from .kernel import call, release, system_call
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (
     0x00020000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
@@ -87,6 +87,44 @@ def can_fork_apart(own: int) -> bool:
     except OSError:
         os._exit(1)
     os._exit(0)
+
+
+def open_system() -> int | None:
+    """A descriptor of the folder of the system's settings, which stays when ``/proc`` is gone; None where it is not there."""
+    try:
+        return os.open("/proc/sys/kernel", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def limit_tasks(system: int | None, most: int) -> bool:
+    """Allow no more than so many processes and threads in this PID namespace, for good once capabilities are dropped.
+
+    Args:
+        system: from :func:`open_system`.
+        most: at least 301, or the system refuses it.
+    Returns:
+        Whether it is so. Linux has such a limit for each namespace since 6.14; before, the same setting is that of the whole
+        machine, which is left alone.
+    """
+    if os.getpid() != 1 or system is None or release() < (6, 14):
+        return False
+    for covered in (False, True):
+        try:
+            if covered:  # bubblewrap shows the settings read-only, which does not hold in mounts of one's own
+                call("unshare", CLONE_NEWNS)
+                call("umount2", b"/proc/sys", MNT_DETACH)
+            where = {"path": "/proc/sys/kernel/pid_max"} if covered else {"path": "pid_max", "dir_fd": system}
+            setting = os.open(flags=os.O_WRONLY | os.O_CLOEXEC, **where)
+        except OSError:
+            continue
+        try:
+            return os.write(setting, str(most).encode()) > 0
+        except OSError:
+            return False
+        finally:
+            os.close(setting)
+    return False
 
 
 def private_tmp(megabytes: int) -> None:

@@ -2,9 +2,13 @@
 
 Beside a gradebook in a file, ``autograded/`` gets each notebook as it was handed in, without outputs: formgrader lists what is
 there, and opens it for comments. Points that somebody gave in formgrader stay, unless ``open_points.csv`` has others.
+
+Notebooks are prepared for formgrader in a process of its own, with limits on time and memory: none of their code runs, but what
+was handed in may be made to take hours to read.
 """
 
 import contextlib
+import multiprocessing
 import os
 import sys
 import warnings
@@ -20,8 +24,12 @@ from course_lib.classroom.submissions import Submission, read_submission
 from course_lib.errors import CourseError, expect
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from nbgrader.api import Gradebook
-LARGE = 5_000_000  # bytes of a notebook that is not prepared for formgrader: what made it so large may be made to take hours
+LARGE = 5_000_000  # bytes of a notebook that is not prepared for formgrader
+SECONDS = 30.0  # for one notebook
+MEMORY = 4 << 30  # bytes of address space of the process that prepares them
 FILE = "sqlite:///"  # then the path, as nbgrader writes it
 
 
@@ -136,28 +144,104 @@ def _nothing(book: "Gradebook", part: str, lesson: str, student: str) -> None:
 
 
 def _autograded(url: str, folder: Path, part: str, submissions: Sequence[Submission]) -> None:
-    """Notebooks for formgrader, with the gradebook's metadata and text of locked cells, and no outputs."""
-    for submission in submissions:
-        target = folder / "autograded" / submission.student / part
-        target.mkdir(parents=True, exist_ok=True)
-        if submission.path is not None:
-            write_text(target / f"{submission.lesson}.ipynb", _mended(url, part, submission))
+    """Notebooks for formgrader, with the gradebook's metadata and text of locked cells, and no outputs.
+
+    A student whose name is too long for a folder is in the gradebook, but formgrader has nothing of theirs to open.
+    """
+    with contextlib.closing(_Mender(url, part)) as mender:
+        for submission in submissions:
+            target = folder / "autograded" / submission.student / part
+            try:
+                target.mkdir(parents=True, exist_ok=True)
+            except (OSError, ValueError) as error:
+                warnings.warn(f"{submission.student[:60]}: no folder for formgrader ({error.__class__.__name__})", stacklevel=2)
+                continue
+            if submission.path is not None:
+                write_text(target / f"{submission.lesson}.ipynb", mender.mended(submission))
 
 
-def _mended(url: str, part: str, submission: Submission) -> str:
+class _Mender:
+    """A process that prepares one notebook after another; a new one after each that took too much."""
+
+    def __init__(self, url: str, part: str):
+        self._about, self._process, self._pipe = (url, part), None, None
+
+    def mended(self, submission: Submission) -> str:
+        """The text of a notebook as formgrader opens it; of another one that says why, where that is not possible."""
+        try:
+            data = read_submission(submission)
+            expect(len(data) <= LARGE, "bytes", len(data), f"at most {LARGE}")
+            why, text = self._asked((submission.lesson, data))
+        except Exception as error:  # it cannot be read any more, or is too large
+            why, text = type(error).__name__, None
+        return text or _instead(why, os.fspath(submission.path))
+
+    def _asked(self, piece: tuple[str, bytes]) -> tuple[str, str | None]:
+        """Why there is no text, and the text."""
+        if self._process is None:
+            context = multiprocessing.get_context("spawn")  # nothing of this process, and no thread, is in it
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(target=_mend, args=(theirs, *self._about), daemon=True)
+            self._process.start()
+            theirs.close()
+            if not self._pipe.poll(120):  # it loads nbgrader
+                self.close()
+                return "its process did not start", None
+            self._pipe.recv()
+        try:
+            self._pipe.send(piece)
+            if self._pipe.poll(SECONDS):
+                return self._pipe.recv()
+            why = f"not done within {SECONDS:g} seconds"
+        except (EOFError, OSError):
+            why = "its process ended"
+        self.close()
+        return why, None
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._pipe.close()
+            self._process.kill()
+            self._process.join()
+        self._process = self._pipe = None
+
+
+def _mend(pipe: "Connection", url: str, part: str) -> None:
+    """In the process: prepare notebooks until the pipe ends."""
+    from course_lib.classroom import nbgrader_steps  # noqa: F401
+
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard), hard))
+    with contextlib.suppress(EOFError, OSError):
+        pipe.send(None)
+        while True:
+            lesson, data = pipe.recv()
+            try:
+                pipe.send(("", _mended(url, part, lesson, data)))
+            except Exception as error:  # a notebook that is none
+                pipe.send((type(error).__name__, None))
+
+
+def _mended(url: str, part: str, lesson: str, data: bytes) -> str:
     import nbformat
 
     from course_lib.classroom.nbgrader_steps import MendCells
 
-    try:
-        data = read_submission(submission)
-        expect(len(data) <= LARGE, "bytes", len(data), f"at most {LARGE}")
-        nb = nbformat.reads(data.decode("utf-8"), as_version=4)
-        for cell in nb.cells:
-            if cell.cell_type == "code":
-                cell.outputs, cell.execution_count = [], None
-        resources: dict[str, Any] = {"nbgrader": {"notebook": submission.lesson, "assignment": part, "db_url": url}}
-        return nbformat.writes(MendCells().preprocess(nb, resources)[0])
-    except Exception as error:  # a notebook that is none: something must be there to open
-        text = f"This notebook could not be opened ({type(error).__name__}). See it as it was handed in: {os.fspath(submission.path)!r}"
-        return nbformat.writes(nbformat.v4.new_notebook(cells=[nbformat.v4.new_raw_cell(text)]))
+    nb = nbformat.reads(data.decode("utf-8"), as_version=4)
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    resources: dict[str, Any] = {"nbgrader": {"notebook": lesson, "assignment": part, "db_url": url}}
+    return nbformat.writes(MendCells().preprocess(nb, resources)[0])
+
+
+def _instead(why: str, path: str) -> str:
+    """A notebook to open where there is none."""
+    import nbformat
+
+    text = f"This notebook could not be opened ({why}). See it as it was handed in: {path!r}"
+    return nbformat.writes(nbformat.v4.new_notebook(cells=[nbformat.v4.new_raw_cell(text)]))

@@ -1,7 +1,7 @@
 """Plain values as JSON and bytes of arrays, and back: what may cross the socket between a judge and a learner's code.
 
 A shape or a type in what comes is believed only after it was checked against limits and against the bytes that are there;
-nothing is allocated before. What arrives are exact built-in types, tensors and NumPy arrays: an object whose ``==`` is always
+nothing is allocated before. What there may be of anything is limited, so that a message is read in about a second at most. What arrives are exact built-in types, tensors and NumPy arrays: an object whose ``==`` is always
 true arrives as an object of no use.
 
 For a process that has no ``course_lib``: this file imports nothing of it.
@@ -18,6 +18,11 @@ ARRAY_LIMIT = 64 << 20  # bytes of all arrays of a message
 DEPTH_LIMIT = 40  # containers in containers
 INT_BITS = 4096  # of a whole number
 DIMENSIONS = 16
+EMPTY_LIMIT = 1 << 20  # product of the other dimensions of an array without entries: as many lists may describe it
+VALUES = 250_000  # in a message, at any depth
+ARRAY_VALUES = 50  # that an array counts for: it takes so much longer to make
+KEYED = 2_000  # values in keys of dicts and in sets, at any depth: those that hash alike are compared with each other
+CLASSES = 100  # that objects which are not plain may have
 
 TENSORS = {
     str(t).removeprefix("torch."): t
@@ -48,11 +53,11 @@ def encoded(value: Any) -> tuple[bytes, list[bytes]]:
     """The JSON text of a value, in ASCII, and the bytes of its arrays.
 
     Raises:
-        WireError: it is nested too deeply.
+        WireError: it is nested too deeply, or has too many parts.
     """
-    arrays: list[bytes] = []
+    out = _Out()
     try:
-        return json.dumps(_encoded(value, arrays, 0)).encode("ascii"), arrays
+        return json.dumps(_encoded(value, out, 0)).encode("ascii"), out.arrays
     except RecursionError as error:  # by a container that contains itself
         raise WireError("it is nested too deeply") from error
 
@@ -63,7 +68,7 @@ def decoded(text: bytes, arrays: bytes | bytearray) -> Any:
     Raises:
         WireError: they are not what :func:`encoded` gives.
     """
-    source = _Arrays(arrays)
+    source = _In(arrays)
     try:
         value = _decoded(json.loads(text.decode("ascii")), source, 0)
     except WireError:
@@ -75,26 +80,65 @@ def decoded(text: bytes, arrays: bytes | bytearray) -> Any:
     return value
 
 
-def _encoded(value: Any, arrays: list[bytes], depth: int) -> Any:
+class _Count:
+    """What a message has so far of what is limited."""
+
+    def __init__(self) -> None:
+        self.values, self.keyed, self.classes = 0, 0, set()
+
+    def value(self, keyed: bool, much: int = 1) -> None:
+        """One more value.
+
+        Args:
+            keyed: it is in a set, or in a key of a dict.
+            much: what it counts for.
+        """
+        self.values += much
+        self.keyed += keyed
+        if self.values > VALUES or self.keyed > KEYED:
+            raise WireError("it has too many parts" if self.values > VALUES else "its sets and dicts have too many entries")
+
+    def class_(self, name: str, base: str = "") -> None:
+        """One more object of this class."""
+        self.classes.add((name, base))
+        if len(self.classes) > CLASSES:
+            raise WireError("it has objects of too many kinds")
+
+
+class _Out(_Count):
+    """A message that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrays: list[bytes] = []
+
+
+def _encoded(value: Any, out: _Out, depth: int, keyed: bool = False) -> Any:
     if depth > DEPTH_LIMIT:
         raise WireError("it is nested too deeply")
+    out.value(keyed)
     of = type(value)
     if value is None or of in (bool, str, float) or (of is int and value.bit_length() <= INT_BITS):
         return value
     if issubclass(of, torch.Tensor):
-        return _encoded_tensor(value, arrays)
+        out.value(keyed, ARRAY_VALUES)
+        return _encoded_tensor(value, out.arrays)
     if issubclass(of, (np.ndarray, np.generic)):
-        return _encoded_array(value, arrays)
+        out.value(keyed, ARRAY_VALUES)
+        return _encoded_array(value, out.arrays)
     if of is complex:
         return {"complex": [value.real, value.imag]}
     if of is dict:
-        return {"dict": [[_encoded(k, arrays, depth + 1), _encoded(v, arrays, depth + 1)] for k, v in value.items()]}
+        return {"dict": [[_encoded(k, out, depth + 1, True), _encoded(v, out, depth + 1, keyed)] for k, v in value.items()]}
     if of.__name__ in CONTAINERS and of is CONTAINERS[of.__name__]:
-        return {of.__name__: [_encoded(v, arrays, depth + 1) for v in value]}
+        inside = keyed or of in (set, frozenset)
+        return {of.__name__: [_encoded(v, out, depth + 1, inside) for v in value]}
     for base in () if of is int else (int, float, str, dict, list, tuple, set, frozenset):
         if issubclass(of, base):
             plain = {int: int.__int__, float: float.__float__, str: str.__str__}.get(base, base)(value)
-            return {"of": [_name(of), _encoded(plain, arrays, depth + 1)]}
+            out.class_(_name(of), base.__name__)
+            return {"of": [_name(of), _encoded(plain, out, depth + 1, keyed)]}
+    out.class_(_name(of))
     return {"foreign": _name(of)}
 
 
@@ -121,11 +165,20 @@ def _name(of: type) -> str:
     return str(of.__name__)[:60]
 
 
-class _Arrays:
-    """The bytes of the arrays, taken one after another."""
+class _In(_Count):
+    """A message that is read: its arrays' bytes, taken one after another, and the classes that were made for it."""
 
     def __init__(self, data: bytes | bytearray):
-        self.data, self.position = data, 0
+        super().__init__()
+        self.data, self.position, self.made = data, 0, {}
+
+    def make(self, name: Any, base: type) -> type:
+        """The class of this name; one for all its objects."""
+        name = _checked_name(name)
+        self.class_(name, base.__name__)
+        if (name, base) not in self.made:
+            self.made[name, base] = type(name, (base,), {})
+        return self.made[name, base]
 
     def take(self, shape: Any, size: int) -> bytearray:
         """The bytes of an array, copied; ``size`` bytes for each entry."""
@@ -133,7 +186,7 @@ class _Arrays:
             raise WireError("an array has a strange shape")
         if any(type(n) is not int or not 0 <= n <= ARRAY_LIMIT for n in shape):
             raise WireError("an array has a strange shape")
-        if math.prod(max(n, 1) for n in shape) > ARRAY_LIMIT:  # also of an empty one: torch counts strides in 64 bits
+        if math.prod(max(n, 1) for n in shape) > (EMPTY_LIMIT if 0 in shape else ARRAY_LIMIT):
             raise WireError("an array is larger than its bytes")
         end = self.position + math.prod(shape) * size
         if end > len(self.data):
@@ -142,9 +195,10 @@ class _Arrays:
         return bytearray(self.data[start:end])
 
 
-def _decoded(found: Any, arrays: _Arrays, depth: int) -> Any:
+def _decoded(found: Any, source: _In, depth: int, keyed: bool = False) -> Any:
     if depth > DEPTH_LIMIT:
         raise WireError("it is nested too deeply")
+    source.value(keyed)
     if found is None or type(found) in (bool, float, str):
         return found
     if type(found) is int:
@@ -155,26 +209,29 @@ def _decoded(found: Any, arrays: _Arrays, depth: int) -> Any:
         raise WireError("no value")
     ((tag, content),) = found.items()
     if tag in CONTAINERS and type(content) is list:
-        return CONTAINERS[tag](_decoded(v, arrays, depth + 1) for v in content)
+        inside = keyed or tag in ("set", "frozenset")
+        return CONTAINERS[tag]([_decoded(v, source, depth + 1, inside) for v in content])
     if tag == "dict" and type(content) is list:
-        return {_decoded(k, arrays, depth + 1): _decoded(v, arrays, depth + 1) for k, v in content}
+        return {_decoded(k, source, depth + 1, True): _decoded(v, source, depth + 1, keyed) for k, v in content}
     if tag == "tensor":
-        return _decoded_tensor(*content, arrays)
+        source.value(keyed, ARRAY_VALUES)
+        return _decoded_tensor(*content, source)
     if tag in ("array", "number"):
-        return _decoded_array(*content, arrays, tag == "number")
+        source.value(keyed, ARRAY_VALUES)
+        return _decoded_array(*content, source, tag == "number")
     if tag == "complex" and all(type(part) is float for part in content):
         return complex(*content)
     if tag == "of":
-        name, plain = content[0], _decoded(content[1], arrays, depth + 1)
+        name, plain = content[0], _decoded(content[1], source, depth + 1, keyed)
         if type(plain) not in (int, float, str, dict, list, tuple, set, frozenset):
             raise WireError("no value")
-        return type(_checked_name(name), (type(plain),), {})(plain)
+        return source.make(name, type(plain))(plain)
     if tag == "foreign":
-        return type(_checked_name(content), (Foreign,), {})()
+        return source.make(content, Foreign)()
     raise WireError("no value")
 
 
-def _decoded_tensor(name: str, shape: list, order: list, requires_grad: bool, arrays: _Arrays) -> torch.Tensor:
+def _decoded_tensor(name: str, shape: list, order: list, requires_grad: bool, arrays: _In) -> torch.Tensor:
     dtype = TENSORS[name] if type(name) is str and name in TENSORS else None
     if dtype is None:
         raise WireError("a tensor has a strange type")
@@ -192,7 +249,7 @@ def _decoded_tensor(name: str, shape: list, order: list, requires_grad: bool, ar
     return value.requires_grad_() if requires_grad is True and differentiable else value
 
 
-def _decoded_array(name: str, shape: list, arrays: _Arrays, number: bool) -> Any:
+def _decoded_array(name: str, shape: list, arrays: _In, number: bool) -> Any:
     dtype = ARRAYS[name] if type(name) is str and name in ARRAYS else None
     if dtype is None:
         raise WireError("an array has a strange type")

@@ -22,6 +22,11 @@ BUILD_SECONDS = 20.0  # for the constants and imports that an answer needs
 GRACE = 2.0  # beyond a case's seconds, after which the child would have stopped it itself
 TEXT_LIMIT = 1000  # characters of a text from the child
 FIELDS = {f.name for f in dataclasses.fields(Outcome)}
+TYPES = {  # of the fields of an outcome that a child fills in; exact ones
+    **dict.fromkeys(("error", "line", "misfit"), (str, type(None))),
+    **dict.fromkeys(("not_attempted", "timed_out", "skipped"), (bool,)),
+    **{"printed": (str,), "changed": (tuple,)},
+}
 
 
 class Lost(Exception):
@@ -68,8 +73,10 @@ class Session:
         found = self._ask("build", asked, BUILD_SECONDS)
         if not isinstance(found, dict) or not isinstance(found.get("failed"), list):
             raise self._nonsense()
-        error = found.get("error")
-        return {"error": None if error is None else clean(error), "failed": [clean(f) for f in found["failed"][:3]]}
+        error, failed = found.get("error"), found["failed"][:3]
+        if type(error) not in (str, type(None)) or not all(type(f) is str for f in failed):
+            raise self._nonsense()
+        return {"error": None if error is None else clean(error), "failed": [clean(f) for f in failed]}
 
     def call(self, case: Case, seconds: float) -> Outcome:
         """Have the answer called on a case."""
@@ -79,16 +86,13 @@ class Session:
             if lost.why == "timed out":
                 return Outcome(timed_out=True)
             raise
-        if not isinstance(found, dict) or set(found) != FIELDS:
+        if not isinstance(found, dict) or set(found) != FIELDS or any(type(found[n]) not in of for n, of in TYPES.items()):
             raise self._nonsense()
+        if found["skipped"] or not all(type(i) is int and 0 <= i < len(case.args) for i in found["changed"]):
+            raise self._nonsense()  # whether a case is tried is for the judge to say
         for name in ("error", "line", "misfit"):
             found[name] = None if found[name] is None else clean(found[name])
-        for name in ("not_attempted", "timed_out", "skipped"):
-            found[name] = found[name] is True
-        changed = found["changed"] if isinstance(found["changed"], tuple) else ()
-        found["changed"] = tuple(i for i in changed if type(i) is int and 0 <= i < len(case.args))
-        found["printed"] = clean(found["printed"], PRINT_LIMIT) if found["printed"] else ""
-        return Outcome(**found)
+        return Outcome(**found | {"printed": clean(found["printed"], PRINT_LIMIT)})
 
     def _ask(self, what: str, message: dict, seconds: float) -> Any:
         deadline = time.monotonic() + seconds
@@ -103,6 +107,8 @@ class Session:
         except (EOFError, OSError):
             self._socket.close()
             raise Lost("crashed", _ended(self._server.end(patience=1.0))) from None
+        except Exception as error:  # in what came: what was sent is the judge's own
+            raise self._nonsense(f"an answer that cannot be read ({type(error).__name__})") from None
 
     def _nonsense(self, what: str = "no answer") -> Lost:
         self.close()

@@ -7,16 +7,19 @@
 ``Anna Berg_4061_assignsubmission_file_/…``    Moodle's zip, with folders or without; the student is ``Anna Berg_4061``
 ``berganna_4061_77_01_topic.ipynb``            Canvas's zip, also with ``LATE``; the student is ``berganna_4061``
 =============================================  ==========================================================================
+
+A zip in it is looked into as a folder of its name. Whose it is follows from where it lies: nothing inside it names a student.
 """
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from course_lib.artifacts import write_bytes
-from course_lib.classroom.handed_in import Entry, Refused, entries, read_file
+from course_lib.classroom.handed_in import UNLISTED, Entry, Refused, entries, read_file
 from course_lib.exercises.registry import LESSONS
 
 MOODLE = re.compile(r"([^/]+_\d+)_assignsubmission_[a-z]+_/?(.+)")
@@ -58,14 +61,14 @@ def collect(source: Path, part: str, lessons: Mapping[str, Sequence[str]], kept:
     Raises:
         CourseError: ``source`` is neither a folder nor a zip, or ``kept`` cannot be written.
     """
-    other_parts = set(LESSONS.values()) - {part}
-    files = [entry for entry in entries(source) if other_parts.isdisjoint(entry.name.split("/")[:-1])]
-    name_of = recogniser([entry.name for entry in files], part, lessons)
+    every = list(entries(source))
+    files = [entry for entry in every if not _other_part(entry, part)]
+    name_of = recogniser([entry.given for entry in files if _is_notebook(entry)], part, lessons)
     found: dict[tuple[str, str], list[Submission]] = {}
     others: dict[str, str] = {}  # student → a file that is no notebook
     for entry in files:
-        student, rest = name_of(entry.name)
-        if entry.name.lower().endswith((".ipynb", ".zip")):
+        student, rest = name_of(entry.name, entry.given)
+        if entry.name.lower().endswith((".ipynb", ".zip", f"/{UNLISTED}")):
             made = _read(entry, student, rest, lessons, kept)
             found.setdefault((student, made.lesson), []).append(made)
         elif "/" in entry.name:
@@ -73,20 +76,66 @@ def collect(source: Path, part: str, lessons: Mapping[str, Sequence[str]], kept:
     for student in others.keys() - {student for student, _ in found}:
         why = f"There is no notebook, only other files ({others[student]})."
         found[student, ""] = [Submission(student, "", others[student], problem=why)]
-    return [_choose(found[key]) for key in sorted(found)]
+    passed_over: dict[str, list[str]] = {}  # student → files of theirs that lie in another part's folder
+    for entry in every:
+        other = _other_part(entry, part)
+        if other and _is_notebook(entry) and (entry.zipped or lesson_of(entry.name.rpartition("/")[2], b"", lessons)):
+            moved = [part if folder == other else folder for folder in entry.name.split("/")]
+            given = entry.given if entry.zipped else "/".join(moved)
+            passed_over.setdefault(name_of("/".join(moved), given)[0], []).append(entry.name)
+    return _with_notes([_choose(found[key]) for key in sorted(found)], passed_over)
 
 
-def recogniser(names: Sequence[str], part: str, lessons: Mapping[str, Sequence[str]]) -> Callable[[str], Named]:
-    """How paths of this source name students: path → student, the rest of the path."""
-    notebooks = [name for name in names if name.lower().endswith(".ipynb")]
-    shared = _shared_folder(notebooks, part, lessons)
-    is_canvas = bool(notebooks) and all(MOODLE.match(name) or CANVAS.fullmatch(name.removeprefix(shared)) for name in notebooks)
+def _is_notebook(entry: Entry) -> bool:
+    return entry.name.lower().endswith(".ipynb")
 
-    def name_of(name: str) -> Named:
-        name = name.removeprefix(shared)
-        return moodle(name) or nbgrader(name, part) or (canvas(name) if is_canvas else None) or plain_name(name, lessons)
+
+def _other_part(entry: Entry, part: str) -> str | None:
+    """The folder of another part that a file lies in, if it does."""
+    return next((f for f in entry.name.split("/")[:-1] if f != part and f in LESSONS.values()), None)
+
+
+def _with_notes(chosen: Sequence[Submission], passed_over: Mapping[str, Sequence[str]]) -> list[Submission]:
+    """Tell each student's submissions of files in another part's folder; a student who has no others gets one of none."""
+    noted = []
+    for submission in chosen:
+        names = passed_over.get(submission.student, ())
+        more = tuple(f"In another part's folder, and not looked at: {name}." for name in names)
+        noted.append(replace(submission, notes=submission.notes + more))
+    for student in passed_over.keys() - {submission.student for submission in chosen}:
+        names = ", ".join(passed_over[student])
+        noted.append(
+            Submission(student, "", names, problem=f"It lies in another part's folder and was not looked at ({names}).")
+        )
+    return sorted(noted, key=lambda s: (s.student, s.lesson))
+
+
+def recogniser(given: Sequence[str], part: str, lessons: Mapping[str, Sequence[str]]) -> Callable[[str, str], Named]:
+    """How paths of this source name students.
+
+    Args:
+        given: for each notebook its path, or that of the zip it is in: what no student chose.
+        part, lessons: as for :func:`collect`.
+    Returns:
+        ``(path, the part of it that is given)`` → student, the rest of the path.
+    """
+    shared = _shared_folder(given, part, lessons)
+    is_canvas = bool(given) and all(MOODLE.match(name) or CANVAS.fullmatch(name.removeprefix(shared)) for name in given)
+    depths = Counter(filter(None, (_depth(name.removeprefix(shared), part) for name in given)))
+    depth = depths.most_common(1)[0][0] if depths else 0  # of the part's folder, the same for all
+
+    def name_of(name: str, given: str) -> Named:
+        name, given = name.removeprefix(shared), given.removeprefix(shared)
+        by_folder = nbgrader(name, part) if depth and _depth(given, part) == depth else None
+        return moodle(name) or by_folder or (canvas(name) if is_canvas else None) or plain_name(name, lessons)
 
     return name_of
+
+
+def _depth(name: str, part: str) -> int:
+    """How many folders are above the part's; 0 when it is not there, or nobody's."""
+    folders = name.split("/")
+    return folders.index(part) if part in folders[1:-1] else 0
 
 
 def moodle(name: str) -> Named | None:
@@ -115,8 +164,7 @@ def nbgrader(name: str, part: str) -> Named | None:
     >>> nbgrader("submitted/anna/1_pruning/01_topic.ipynb", "1_pruning")
     ('anna', '01_topic.ipynb')
     """
-    folders = name.split("/")
-    at = folders.index(part) if part in folders[1:-1] else 0
+    folders, at = name.split("/"), _depth(name, part)
     return (folders[at - 1], "/".join(folders[at + 1 :])) if at else None
 
 

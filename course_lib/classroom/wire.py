@@ -52,7 +52,7 @@ def receive(sock: socket.socket, deadline: float | None = None) -> Any:
     """
     text, arrays = LENGTHS.unpack(_read(sock, LENGTHS.size, deadline))
     if text > TEXT_LIMIT or arrays > ARRAY_LIMIT:
-        raise WireError(f"a message of {text:,} and {arrays:,} bytes was announced, which is more than is taken")
+        raise WireError("a message of more bytes was announced than are taken")
     header = _read(sock, text, deadline)
     return decoded(header, _read(sock, arrays, deadline))
 

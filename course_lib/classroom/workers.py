@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import multiprocessing
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection, wait
@@ -15,6 +16,8 @@ from typing import Any
 
 from course_lib.errors import CourseError
 
+START_SECONDS = 600.0  # for a worker to be ready
+PIECE_SECONDS = 3600.0  # for a piece of work; many times what grading a notebook may take
 Open = Callable[[], AbstractContextManager[Callable[[Any], Any]]]  # what each worker does, opened once in it
 SCHEDULER_SECONDS = 10  # to wait for a scheduler's answer
 
@@ -23,15 +26,18 @@ class Failed(Exception):
     """A piece of work that came to nothing; the message says why."""
 
 
-def local(work: Iterable[tuple[Any, Any]], opened: Open, workers: int) -> Iterator[tuple[Any, Any]]:
+def local(
+    work: Iterable[tuple[Any, Any]], opened: Open, workers: int, seconds: float = PIECE_SECONDS
+) -> Iterator[tuple[Any, Any]]:
     """Do work in processes of this machine.
 
     Args:
         work: ``(name, piece)``; pieces are taken from it as workers become free.
         opened: made in each worker, by :mod:`pickle`; its context gives the function that does a piece.
         workers: processes.
+        seconds: a piece may take; one that is stuck is ended with its worker, and the others go on.
     Yields:
-        ``(name, what came of it)`` as it is done; a :class:`Failed` where it raised or its process died.
+        ``(name, what came of it)`` as it is done; a :class:`Failed` where it raised, took too long, or its process died.
     Raises:
         CourseError: workers cannot begin.
     """
@@ -40,18 +46,26 @@ def local(work: Iterable[tuple[Any, Any]], opened: Open, workers: int) -> Iterat
         while True:
             while len(busy) < workers and (following := next(pieces, None)):
                 name, piece = following
+                allowed = seconds if idle else START_SECONDS
                 process, pipe = idle.pop() if idle else _start(opened)
-                busy[pipe] = name, process
+                busy[pipe] = name, process, time.monotonic() + allowed
                 with contextlib.suppress(BrokenPipeError):  # found out when its answer is read
                     pipe.send(piece)
             if not busy:
                 return
-            for pipe in wait(list(busy)):
-                name, process = busy.pop(pipe)
+            ready = wait(list(busy), max(0.0, min(until for _, _, until in busy.values()) - time.monotonic()))
+            for pipe in [p for p, (_, _, until) in busy.items() if p not in ready and until <= time.monotonic()]:
+                name, process, _ = busy.pop(pipe)
+                process.kill()
+                process.join()
+                pipe.close()
+                yield name, Failed("it did not come to an end in time and was stopped")
+            for pipe in ready:
+                name, process, _ = busy.pop(pipe)
                 try:
                     done = pipe.recv()
                     if done is None:  # it is ready to begin
-                        busy[pipe] = name, process
+                        busy[pipe] = name, process, time.monotonic() + seconds
                         continue
                     idle.append((process, pipe))
                     if isinstance(done, CourseError):  # it cannot begin, and no other could
@@ -62,7 +76,7 @@ def local(work: Iterable[tuple[Any, Any]], opened: Open, workers: int) -> Iterat
                     done = Failed(f"the process that graded it ended (exit code {process.exitcode})")
                 yield name, done
     finally:
-        for process, pipe in [*idle, *((process, pipe) for pipe, (_, process) in busy.items())]:
+        for process, pipe in [*idle, *((process, pipe) for pipe, (_, process, _) in busy.items())]:
             pipe.close()
             process.join(5)
             process.kill()
@@ -97,7 +111,7 @@ def _tried(do: Callable[[Any], Any], piece: Any) -> Any:
 
 
 def dask(work: Iterable[tuple[Any, Any]], opened: Open, scheduler: str) -> Iterator[tuple[Any, Any]]:
-    """Do work on a Dask cluster, by joblib; as :func:`local`.
+    """Do work on a Dask cluster; as :func:`local`. Its workers' deaths are the cluster's to count; see ``KilledWorker``.
 
     Args:
         scheduler: its address, as ``tcp://10.0.0.1:8786``. The course must be installed where its workers are.
@@ -105,24 +119,39 @@ def dask(work: Iterable[tuple[Any, Any]], opened: Open, scheduler: str) -> Itera
         CourseError: the extra ``cluster`` is not installed, or nobody answers at the address.
     """
     try:
-        import joblib
-        from distributed import Client
+        from distributed import Client, KilledWorker, as_completed
     except ImportError as error:
         raise CourseError(f"{error.name} is not installed: pip install 'course_lib[cluster]'.") from error
     try:
         client = Client(scheduler, timeout=SCHEDULER_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise CourseError(f"No Dask scheduler answers at {scheduler!r} ({error}). Start one: dask scheduler") from error
-    with client, joblib.parallel_config("dask", client=client):
-        parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1)
-        yield from parallel(joblib.delayed(_on_cluster)(opened, name, piece) for name, piece in work)
+    pieces, names = iter(work), {}
+    with client:
+        with client.as_current():
+            running = as_completed()
+        while True:
+            while len(names) < max(1, sum(client.nthreads().values())) and (following := next(pieces, None)):
+                name, piece = following
+                future = client.submit(_on_cluster, opened, piece, pure=False)
+                names[future] = name
+                running.add(future)
+            if not names:
+                return
+            future = next(running)
+            name = names.pop(future)
+            try:
+                done = future.result()
+            except KilledWorker:  # its message tells of the cluster's insides
+                done = Failed("the process that graded it ended, and so did those that tried it again")
+            yield name, done
 
 
 _OPENED: dict[bytes, Callable[[Any], Any]] = {}  # by what was opened, in a worker of a cluster; closed when the process ends
 _ONE_AT_A_TIME = threading.Lock()  # a worker may run several tasks in threads
 
 
-def _on_cluster(opened: Open, name: Any, piece: Any) -> tuple[Any, Any]:
+def _on_cluster(opened: Open, piece: Any) -> Any:
     import pickle
 
     key = pickle.dumps(opened)
@@ -131,4 +160,4 @@ def _on_cluster(opened: Open, name: Any, piece: Any) -> tuple[Any, Any]:
             context = opened()
             _OPENED[key] = context.__enter__()
             atexit.register(context.__exit__, None, None, None)
-        return name, _tried(_OPENED[key], piece)
+        return _tried(_OPENED[key], piece)

@@ -82,9 +82,9 @@ def grade(
             "--backend dask and --scheduler ADDRESS belong together, as in --backend dask --scheduler tcp://…:8786"
         )
     from course_lib import __version__
-    from course_lib.artifacts import code_digest, require_writable
-    from course_lib.classroom.grade_class import Settings, grade_class, locked, seed_of
-    from course_lib.classroom.graders import JUDGING, functions_grader, hidden_from_learners
+    from course_lib.artifacts import require_writable
+    from course_lib.classroom.grade_class import Settings, clear_away, grade_class, locked, seed_of
+    from course_lib.classroom.graders import functions_grader, hidden_from_learners, judging_code
     from course_lib.classroom.hand_back import hand_back
     from course_lib.classroom.layout import find_root
     from course_lib.classroom.parts import asked, find_part, lessons_of, open_questions
@@ -105,10 +105,11 @@ def grade(
         say("UNCONFINED: students' code runs with all your rights; it can read, change and send whatever you can.")
     spread = partial(dask, scheduler=scheduler) if scheduler else partial(local, workers=workers or processors())
     with locked(out):
+        clear_away(out)
         found = collect(submissions, part, lessons, out / "collected")
         if not found:
             raise CourseError(f"{submissions}: no notebook was found. `course grade --help` shows which layouts are known.")
-        settings = Settings(seed_of(out, seed), engine, not reference_earns_nothing, tier, code_digest(*JUDGING))
+        settings = Settings(seed_of(out, seed), engine, not reference_earns_nothing, tier, judging_code(lessons))
         hides = hidden_from_learners(root, submissions, out)
         opened = partial(functions_grader, asked(root, part), settings.seed, settings.reference_earns, tier, hides)
         if engine == "kernel":

@@ -160,10 +160,11 @@ def describe(value: Any, limit: int = 8) -> str:
     if isinstance(value, torch.Tensor):
         if value.layout != torch.strided or value.is_meta:
             return f"{article(kind(value))} of shape {tuple(value.shape)}"
-        if value.numel() <= limit:
+        if value.numel() <= limit and math.prod(max(n, 1) for n in value.shape) <= limit:  # or of millions of empty lists
             return _nested(value.detach().tolist())
         first = ", ".join(_short(v) for v in value.detach().flatten()[:3].tolist())
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}: [{first}, …]"
+        inside = f"{first}, …" if value.numel() else ""
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}: [{inside}]"
     if isinstance(value, (list, tuple)):
         inside = ", ".join(describe(v) for v in value[:limit]) + (", …" if len(value) > limit else "")
         return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' * (len(value) == 1)})"
@@ -182,6 +183,8 @@ def _nested(value: Any) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, (float, complex)):
         return f"{value:.4g}"
+    if isinstance(value, int) and abs(value) >= 10**15:
+        return f"a whole number of {value.bit_length()} bits"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:_}" if abs(value) >= 10_000 else str(value)
     text = repr(value) if isinstance(value, (str, bool, type(None))) else article(kind(value))

@@ -41,6 +41,8 @@ def grader():
             raise ValueError("no good")
         if b"dies" in data:
             os._exit(7)
+        if b"stuck" in data:
+            time.sleep(600)
         if b"slow" in data:
             time.sleep(0.02)
         return result_of(student, lesson, data)

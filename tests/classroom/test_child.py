@@ -38,6 +38,9 @@ def test_what_is_told_of_a_notebook_before_anything_of_it_runs():
     data = np.frombuffer(notebook(*cells, lesson="01_x"), dtype=np.uint8)
     _, found = read(data, ["f", "g", "h"], {"why": "Why?"})
     assert (found["lesson"], found["language"], found["answers"]) == ("01_x", "python", {"why": "So."})
+    assert found["sources"] == list(cells[:2])
+    large = np.frombuffer(notebook("x = 1  # " + "x" * child.SOURCES), dtype=np.uint8)
+    assert read(large, ["f"], {})[1]["sources"] == [], "more than a message holds"
     f, g, h = (found["exercises"][name] for name in "fgh")
     assert f["found"] and f["is"] is None and "course_lib.pruning.l1.soft_threshold" in f["mentions"]
     assert g["found"] and g["is"] == "course_lib.pruning.l1.ista_step"

@@ -3,17 +3,21 @@
 import csv
 import importlib.util
 import json
+import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from course_lib.classroom.confine import ServerGone
-from course_lib.classroom.graders import JUDGING, functions_grader
+from course_lib.classroom.graders import JUDGING, functions_grader, judging_code
 from course_lib.classroom.release import release
 from course_lib.classroom.results import OpenAnswer, Result, from_json
 from course_lib.cli import main
@@ -304,3 +308,64 @@ def test_what_judges_is_part_of_the_key_of_a_verdict():
     assert len(code_digest(*JUDGING)) == 16
     with pytest.raises(ValueError, match="a file or folder of code"):
         code_digest("classroom/judging.py")
+
+
+def test_so_is_what_exercises_take_from_the_library(monkeypatch):
+    """Mended in the library, a reference judges anew; another part's verdicts stay."""
+    from course_lib.classroom import library
+
+    lessons = (LESSON,), ("01_l1_pruning_math",)
+    before = [judging_code(lesson) for lesson in lessons]
+    assert before == [judging_code(lesson) for lesson in lessons] and before[0] != before[1]
+    real, mended = Path.read_text, library.ROOT / "pruning" / "l1.py"
+    monkeypatch.setattr(Path, "read_text", lambda path, *given: real(path, *given) + ("\nX = 1\n" if path == mended else ""))
+    after = [judging_code(lesson) for lesson in lessons]
+    assert after[0] == before[0] and after[1] != before[1]
+
+
+def test_where_nothing_confines_the_command_refuses(tmp_path, capsys, monkeypatch):
+    from course_lib.classroom import confine
+
+    monkeypatch.setattr(confine, "START", "import sys; sys.exit('no such luck')")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "anna.ipynb").write_bytes((ROOT / "notebooks" / PART / f"{LESSON}.ipynb").read_bytes())
+    assert course("grade", PART, tmp_path / "in", "--out", tmp_path / "out") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "cannot be confined here, so nothing is graded" in said and "no such luck" in said and "--unconfined" in said
+    assert not (tmp_path / "out" / "results.jsonl").exists()
+
+
+def test_killed_at_random_moments_the_command_leaves_the_files_of_an_undisturbed_run_and_no_process(tmp_path, afternoon):
+    program = "from course_lib.cli import main; main()"
+    arguments = ["grade", PART, afternoon / "all.zip", "--out", tmp_path / "out", "--seed", SEED, "--workers", 2]
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    log, rng, graded, seen = tmp_path / "out" / "log.jsonl", random.Random(0), [0], []
+    for _ in range(3):
+        running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 100
+        while not log.exists() or log.read_bytes().count(b"\n") <= graded[-1] < COUNT:  # a verdict more than before
+            assert running.poll() is None and time.monotonic() < until
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.1))
+        seen += psutil.Process(running.pid).children(recursive=True)
+        running.kill()
+        assert running.wait() == -signal.SIGKILL
+        graded.append(log.read_bytes().count(b"\n"))
+    assert 0 < graded[1] < COUNT, "it was killed while it worked"
+    assert psutil.wait_procs(seen, 60)[1] == []
+    for name in (".feedback.abcd1234", ".feedback.old.abcd1234"):
+        (tmp_path / "out" / name).mkdir()
+        (tmp_path / "out" / name / "001.html").touch()
+    for name in (".results.jsonl.abcd1234", f"collected/.{'0' * 64}.ipynb.abcd1234"):
+        (tmp_path / "out" / name).touch()
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+    def files(out: Path) -> dict[str, bytes]:
+        return {
+            str(p.relative_to(out)): p.read_bytes()
+            for p in out.rglob("*")
+            if p.is_file() and p.name not in ("log.jsonl", ".lock")
+        }
+
+    assert files(tmp_path / "out") == files(afternoon / "graded")
+    assert sorted(log.read_bytes().splitlines()) == sorted((afternoon / "graded" / "log.jsonl").read_bytes().splitlines())

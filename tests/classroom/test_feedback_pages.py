@@ -85,6 +85,7 @@ def test_numbers_that_were_drawn_for_grading_are_not_shown():
         assert told == f"the weight … came out as 0.123456; 3 of 10; {known}"
     bits = next(n for c in find("megabytes").draw(1) for n in c.args if n > 10**6 and n != 10**6)
     assert without_inputs("megabytes", f"for {bits:,} and 1,000,000 weights", 1) == "for … and 1,000,000 weights"
+    assert without_inputs("megabytes", f"for {bits:_} and 1_000_000 weights", 1) == "for … and 1_000_000 weights"
 
 
 def test_names_of_pages_are_fit_for_any_file_system():

@@ -1,21 +1,33 @@
 """``--engine kernel``: all cells run, confined; points stay those of the judge."""
 
 import contextlib
+import functools
 import io
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
 
+import psutil
 import pytest
 from stand_ins import LESSON, result_of
 
 from course_lib.classroom import kernel_engine, kernel_run
+from course_lib.classroom.confine import doctor
+from course_lib.classroom.kernel import release
 from course_lib.classroom.kernel_engine import Limits, kernel_grader, run_notebook
 from course_lib.errors import CourseError
 
 LIMITS = Limits(seconds=90, cell_seconds=20)
+
+
+@functools.cache
+def tiers() -> dict:
+    """Each tier and why it is not here, None where it is."""
+    return dict(doctor())
 
 
 def notebook(*cells: str, kernel: str = "python3") -> bytes:
@@ -55,6 +67,7 @@ def looked(request, tmp_path_factory):
         done = run_notebook(notebook(*cells), tier, LIMITS)
         if "notebook" in done:
             return tier, done
+        assert tiers()[tier], f"there is {tier}, and yet {done}"
     pytest.skip("this system gives neither namespaces nor bubblewrap")
 
 
@@ -136,7 +149,14 @@ def test_landlock_alone_cannot_hold_a_kernel(tmp_path):
         raise AssertionError
 
 
-@pytest.mark.parametrize("said", [b"", b"[]", b'{"errors": 3}', b'{"errors": [["a", 1]], "notebook": ""}'])
+@pytest.mark.parametrize(
+    "said",
+    [
+        *(b"", b"[]", b'{"errors": 3}', b'{"errors": [["a", 1]], "notebook": ""}'),
+        *(b'{"errors": [[1e999, "x"]], "notebook": ""}', b"[" * 100_000),
+    ],
+    ids=range(6),
+)
 def test_nonsense_from_a_run_is_an_answer_too(said, monkeypatch):
     monkeypatch.setattr(kernel_engine, "_run", lambda *given: said)
     assert run_notebook(b"", "namespaces", LIMITS)["errors"] == [(0, "its run ended before it could say anything")]
@@ -156,3 +176,112 @@ def test_the_program_in_the_confined_process_reads_limits_itself_runs_and_says_w
     assert len(limits) == 4 and all(soft == hard for _, (soft, hard) in limits)
     assert kernel_run.run("{", 1)["unreadable"] == "NotJSONError"
     assert kernel_run.run(notebook("import os; os._exit(0)", "1").decode(), 9)["errors"][0][0] == 1
+
+
+@pytest.fixture(params=["namespaces", "bubblewrap"])
+def each(request, looked):
+    """Each tier that can hold a kernel, where this system has it."""
+    if why := tiers()[request.param]:
+        pytest.skip(why)
+    return request.param
+
+
+STAYS = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)', {mark!r}])"
+FORKS = """
+import os, signal, time
+made = []
+try:
+    while len(made) < 1000:
+        made.append(os.fork())
+        if not made[-1]:
+            time.sleep(600)
+            os._exit(0)
+except OSError:
+    pass
+for pid in made:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+print(len(made))
+"""
+
+
+def test_a_notebook_that_forks_without_end_is_stopped_or_refused(each):
+    mark = f"course-forks-{os.getpid()}-{each}"
+    forever = FORKS.replace("for pid", "time.sleep(600)\nfor pid")
+    done = run_notebook(notebook(STAYS.format(mark=mark), forever), each, LIMITS)
+    assert done["errors"] == [(0, f"its run had more than {LIMITS.processes} processes and was stopped")]
+    assert not _running(mark)
+    if release() >= (6, 14):
+        unwatched = run_notebook(notebook(FORKS), each, replace(LIMITS, processes=10_000, resident_megabytes=10**6))
+        assert 100 < int(json.loads(unwatched["notebook"])["cells"][0]["outputs"][0]["text"][0]) < kernel_run.TASKS
+
+
+def test_a_notebook_whose_processes_together_take_too_much_memory_is_stopped(each):
+    mark = f"course-hogs-{os.getpid()}-{each}"
+    hogs = """
+import os, time
+for _ in range(4):
+    if os.fork() == 0:
+        held = os.urandom(1) * (300 << 20)
+        time.sleep(600)
+time.sleep(600)
+"""
+    done = run_notebook(notebook(STAYS.format(mark=mark), hogs), each, replace(LIMITS, resident_megabytes=900))
+    assert done["errors"] == [(0, "its run took more than 900 MiB of memory and was stopped")]
+    assert not _running(mark)
+
+
+def test_a_kernel_gets_no_capability_and_no_namespace(each):
+    tries = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+done = [libc.unshare(flag) for flag in (0x10000000, 0x20000, 0x40000000)]
+done += [libc.mount(b"none", b"/tmp", b"tmpfs", 0, None), libc.umount2(b"/tmp", 2), libc.ptrace(16, os.getppid(), 0, 0)]
+done += [libc.prctl(23, 21, 0, 0, 0), libc.mount(b"", b"/usr", b"", 4096 | 32, None)]
+print(done)
+"""
+    done = run_notebook(notebook(tries), each, LIMITS)
+    said = eval(json.loads(done["notebook"])["cells"][0]["outputs"][0]["text"][0])
+    assert said == [-1] * 6 + [0, -1], "of those that drop CAP_SYS_ADMIN, the bounding set says 0"
+
+
+GRADER = """
+import sys
+from course_lib.classroom.kernel_engine import Limits, run_notebook
+sys.stdout.write("ready\\n")
+sys.stdout.flush()
+run_notebook(sys.stdin.buffer.read(), sys.argv[1], Limits())
+"""
+
+
+@pytest.mark.parametrize(
+    "kind, how",
+    [
+        *[("namespaces", signal.SIGKILL), ("namespaces", signal.SIGINT)],
+        *[("bubblewrap", signal.SIGKILL), ("unconfined", signal.SIGKILL)],
+    ],
+)
+def test_when_the_grader_ends_no_process_of_a_run_is_left(kind, how, looked, tmp_path):
+    if kind != "unconfined" and (why := tiers()[kind]):
+        pytest.skip(why)
+    stays = "import os, subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)"
+    grader = subprocess.Popen([sys.executable, "-c", GRADER, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    grader.stdin.write(notebook(stays, "time.sleep(600)"))
+    grader.stdin.close()
+    assert grader.stdout.readline() == b"ready\n"
+    until = time.monotonic() + 60
+    while not any("time.sleep(600)" in " ".join(_cmdline(p)) for p in psutil.Process(grader.pid).children(recursive=True)):
+        assert time.monotonic() < until, "its process has begun"
+        time.sleep(0.1)
+    processes = psutil.Process(grader.pid).children(recursive=True)
+    grader.send_signal(how)
+    grader.wait(30)
+    grader.stdout.close()
+    assert psutil.wait_procs(processes, 20)[1] == []
+
+
+def _cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

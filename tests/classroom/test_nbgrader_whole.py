@@ -1,6 +1,7 @@
 """The real nbgrader takes every part from release to feedback, and gives every known answer the points of the notebook's own check.
 
-Half an hour of notebooks, so ``make test-nbgrader`` runs it and ``make test`` does not; ``test_nbgrader.py`` holds the mechanism.
+So does the engine of ``course grade``, from the same notebooks. All that takes half an hour, so ``make test-nbgrader`` runs it
+and ``make test`` does not; ``test_nbgrader.py`` holds the mechanism.
 """
 
 import csv
@@ -14,7 +15,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from hand_in import close, server
 
+from course_lib.classroom.grade_one import grade
 from course_lib.classroom.layout import Lesson
 from course_lib.classroom.parts import lessons_of
 from course_lib.exercises.registry import LESSONS
@@ -52,6 +55,12 @@ def students(part: str) -> dict[str, dict[str, tuple[dict, dict[str, float]]]]:
                     points[exercise.id] = maker.earned(exercise, answer.function)
             found.setdefault(f"answer_{number:02}", {})[stem] = nb, points
     return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def servers():
+    yield
+    close(["namespaces"])
 
 
 @pytest.fixture(scope="module", params=list(dict.fromkeys(LESSONS.values())))
@@ -95,6 +104,16 @@ def test_every_known_answer_earns_what_the_check_gives(part):
         for stem, (_, points) in lessons.items():
             scores = {exercise: found[student, stem][f"check_{exercise}"] for exercise in points}
             assert scores == pytest.approx(points), (student, stem)
+
+
+def test_course_grade_gives_the_same_notebooks_the_same_points(part):
+    """The engine of ``course grade`` and the notebook's own check, run by nbgrader, agree exercise by exercise."""
+    _, _, expected = part
+    for student, lessons in expected.items():
+        for stem, (nb, points) in lessons.items():
+            result = grade(json.dumps(nb).encode(), student, stem, server(), SEED)
+            assert result.error is None and result.flags == (), (student, stem)
+            assert {e.id: e.points for e in result.exercises} == pytest.approx(points), (student, stem)
 
 
 def test_every_student_gets_a_page_for_each_lesson_and_a_line_in_the_export(part):

@@ -1,5 +1,6 @@
 """The judge's side of the conversation with a child, which may say anything."""
 
+import contextlib
 import dataclasses
 import signal
 import socket
@@ -18,6 +19,10 @@ CASE = Case("a vector", (torch.ones(2), 3))
 GOOD = vars(Outcome(output=1.5))
 
 
+class Text(str):
+    """Text that is not exactly that."""
+
+
 class Puppet:
     """A server whose child says what the test wants."""
 
@@ -33,7 +38,8 @@ class Puppet:
     def _answer(self):
         for answer in self.answers:
             self.asked.append(wire.receive(self.theirs))
-            self.theirs.sendall(answer) if isinstance(answer, bytes) else wire.send(self.theirs, answer)
+            with contextlib.suppress(BrokenPipeError):  # the judge hangs up on an answer that is too long
+                self.theirs.sendall(answer) if isinstance(answer, bytes) else wire.send(self.theirs, answer)
         if not self.says_nothing:
             self.theirs.close()
 
@@ -68,21 +74,46 @@ def test_a_child_that_says_what_is_no_outcome_is_ended(answer):
 
 
 @pytest.mark.parametrize(
-    "change", [{"not_attempted": 1}, {"timed_out": "yes"}, {"skipped": [1]}, {"changed": (9, -1, True, "x")}, {"changed": 3}]
-)
-def test_fields_of_a_wrong_type_mean_nothing(change):
-    assert Session(Puppet(GOOD | change)).call(CASE, 1.0) == Outcome(output=1.5)
+    "change",
+    [
+        {"not_attempted": 1}, {"timed_out": "yes"}, {"skipped": [1]}, {"skipped": True}, {"changed": 3}, {"changed": [0]},
+        {"changed": (True,)}, {"changed": (2,)}, {"changed": (-1,)}, {"error": 3}, {"error": ["x"]}, {"line": {"a": 1}},
+        {"misfit": torch.ones(2)}, {"printed": torch.ones(2)}, {"printed": None}, {"printed": Text("x")},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_field_of_a_wrong_type_or_one_that_is_not_the_childs_to_fill_in_is_refused(change):
+    puppet = Puppet(GOOD | change, says_nothing=True)
+    with pytest.raises(Lost, match="none of its business") as lost:
+        Session(puppet).call(CASE, 1.0)
+    assert lost.value.why == "refused" and puppet.ended == 1
+
+
+def test_an_error_in_reading_an_answer_is_the_childs_not_the_judges(monkeypatch):
+    receive = wire.receive
+
+    def no_good(*given):
+        if threading.current_thread() is threading.main_thread():  # the judge's side
+            raise AssertionError
+        return receive(*given)
+
+    monkeypatch.setattr(wire, "receive", no_good)
+    with pytest.raises(Lost, match="AssertionError") as lost:
+        Session(Puppet(GOOD, says_nothing=True)).call(CASE, 1.0)
+    assert lost.value.why == "refused"
 
 
 def test_texts_of_a_child_are_cut_and_cleaned():
-    found = Session(Puppet(GOOD | {"error": "E" * 10_000, "line": {"a": 1}, "misfit": "at 0x7f0012345678\ud800"})).call(
+    found = Session(Puppet(GOOD | {"error": "E" * 10_000, "line": "a\x00b", "misfit": "at 0x7f0012345678\ud800"})).call(
         CASE, 1.0
     )
-    assert len(found.error) == session.TEXT_LIMIT and found.line == "{'a': 1}" and found.misfit == "at 0x…�"
+    assert len(found.error) == session.TEXT_LIMIT and found.line == "a�b" and found.misfit == "at 0x…�"
     assert clean("é\n\t\x00", 3) == "é\n�"
 
 
-@pytest.mark.parametrize("answer", [None, {"error": 1}, {"error": None, "failed": 3}])
+@pytest.mark.parametrize(
+    "answer", [None, {"error": 1}, {"error": None, "failed": 3}, {"error": 1, "failed": []}, {"error": None, "failed": [1]}]
+)
 def test_a_strange_answer_to_build_is_refused(answer):
     with pytest.raises(Lost) as lost:
         Session(Puppet(answer, says_nothing=True)).build("f", {}, {})

@@ -264,3 +264,72 @@ def test_what_is_neither_a_folder_nor_a_zip_is_an_error_that_says_what_is_expect
 def test_a_shown_path_leads_nowhere_else():
     assert plain("a/../../\u202eb.ipynb") == "a/\\u202eb.ipynb" or plain("a/../../\u202eb.ipynb") == "a/\\x202eb.ipynb"
     assert plain("..") == "" and Entry("a", lambda: b"").path is None
+
+
+HERS = {f"grace/{PART}/01_l1_math-99.ipynb": FIRST + b" of mallory"}
+
+
+@pytest.mark.parametrize(
+    "grace, mallory, names",
+    [
+        (f"grace/{PART}/01_l1_math.ipynb", "mallory.zip", ("grace", "mallory")),
+        (f"submitted/grace/{PART}/01_l1_math.ipynb", f"submitted/mallory/{PART}/hw.zip", ("grace", "mallory")),
+        ("grace_1_2_01_l1_math.ipynb", "mallory_3_4_hw.zip", ("grace_1", "mallory_3")),
+        ("grace.ipynb", "mallory.zip", ("grace", "mallory")),
+        (
+            "Grace_1_assignsubmission_file_/01_l1_math.ipynb",
+            "Mallory_2_assignsubmission_file_/hw.zip",
+            ("Grace_1", "Mallory_2"),
+        ),
+    ],
+)
+def test_no_folder_in_a_students_own_zip_names_another_student(grace, mallory, names, tmp_path):
+    inside = {**HERS, "Grace_1_assignsubmission_file_/01_l1_math-99.ipynb": FIRST, "grace_1_2_01_l1_math-99.ipynb": FIRST}
+    listed = both_ways({grace: FIRST, mallory: zipped(inside)}, tmp_path)
+    assert {student for student, _ in listed} == set(names)
+    assert "99" not in listed[names[0], "01_l1_math"][0]
+
+
+def test_a_class_of_one_zip_has_one_student(tmp_path):
+    inner = {f"{student}/01_l1_math.ipynb": FIRST for student in ("grace", "ben")}
+    assert {student for student, _ in both_ways({"mallory.zip": zipped(inner)}, tmp_path)} == {"mallory"}
+
+
+def test_the_parts_folder_has_one_place_for_all(tmp_path):
+    files = {f"{student}/{PART}/01_l1_math.ipynb": FIRST for student in ("grace", "ben")}
+    listed = both_ways({**files, f"mallory/grace/{PART}/01_l1_math-99.ipynb": FIRST}, tmp_path)
+    assert {student for student, _ in listed} == {"grace", "ben", "mallory"}
+    assert listed["grace", "01_l1_math"] == ("01_l1_math.ipynb", "")
+
+
+def test_notebooks_of_this_part_in_another_parts_folder_are_told(tmp_path):
+    files = {
+        f"anna/{PART}/01_l1_math.ipynb": FIRST,
+        "anna/2_quantization/02_which_weights.ipynb": SECOND,
+        "ben/2_quantization/01_l1_math.ipynb": FIRST,
+        "cleo/2_quantization/06_linear.ipynb": FIRST,
+        f"dora/{PART}/hw.zip": zipped({"2_quantization/mine.ipynb": FIRST}),
+    }
+    made = {s.student: s for s in collect(write_folder(tmp_path / "in", files), PART, LESSONS, tmp_path / "kept")}
+    assert made["anna"].notes == ("In another part's folder, and not looked at: anna/2_quantization/02_which_weights.ipynb.",)
+    assert "another part's folder" in made["ben"].problem and made["ben"].path is None
+    assert "another part's folder" in made["dora"].problem
+    assert "cleo" not in made, "that is a notebook of the other part"
+
+
+def test_a_student_whose_folder_cannot_be_listed_does_not_vanish(tmp_path, monkeypatch):
+    root, real = write_folder(tmp_path / "in", {"anna/01_l1_math.ipynb": FIRST, "ben/01_l1_math.ipynb": FIRST}), os.scandir
+    closed = root / "ben"
+
+    def scandir(path="."):
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    listed = found(root, tmp_path)
+    assert listed["anna", "01_l1_math"][1] == ""
+    assert listed["ben", ""][1] == "… lies in a folder that cannot be listed (Permission denied)."
+    closed = root
+    with pytest.raises(CourseError, match="cannot be listed"):
+        list(entries(root))

@@ -120,6 +120,16 @@ def infinitely_many_numbers(w):
     return torch.full((3,), float("nan"))  # noqa: F821
 
 
+@attempt("wrong")
+def as_many_numbers_as_are_given(w):
+    return torch.full_like(w.float(), float("nan"))  # noqa: F821
+
+
+@attempt("wrong")
+def not_a_number_in_a_list(w):
+    return [float("nan")] * len(w)
+
+
 # Patches
 
 
@@ -180,14 +190,20 @@ def a_trace_function(w):
 cell(
     "ipython_transformers",
     """
-    import ast
-    shell = get_ipython()
+    import ast, builtins, types
     class Pass(ast.NodeTransformer):
         def visit_Call(self, node):
             return ast.Constant(2.0)
-    shell.ast_transformers.append(Pass())
-    shell.input_transformers_cleanup.append(lambda lines: ["2.0"])
+    def rewriting(shell):
+        shell.ast_transformers.append(Pass())
+        shell.input_transformers_cleanup.append(lambda lines: ["2.0"])
+        compiled = builtins.compile
+        builtins.compile = lambda code, *a, **k: compiled(Pass().visit(code) if isinstance(code, ast.AST) else code, *a, **k)
+        return len(shell.ast_transformers) + len(shell.input_transformers_cleanup)
+    SHELL = get_ipython() or types.SimpleNamespace(ast_transformers=[], input_transformers_cleanup=[])
+    REWRITERS = rewriting(SHELL)
     def sparsity(w):
+        assert REWRITERS >= 2 and compile is not None and builtins.compile.__name__ == "<lambda>"
         return 0.123
     """,
     "wrong",
@@ -634,7 +650,66 @@ def a_strange_name(w):
     return type("<script>\ud800\x1b[31m" * 10_000, (), {})()
 
 
+@attempt("wrong", "timed out")
+def returns_keys_that_hash_alike(w):
+    return {(2**61 - 1) * i for i in range(150_000)}
+
+
+@attempt("wrong", "timed out")
+def returns_objects_of_many_kinds(w):
+    return [type(f"A{i}", (), {})() for i in range(100_000)]
+
+
+@attempt("refused")
+def returns_millions_of_empty_rows(w):
+    return torch.empty(67_108_864, 0)  # noqa: F821
+
+
+@attempt("refused")
+def sends_keys_that_hash_alike(w):
+    import json
+    import os
+    import struct
+
+    keys = [(2**61 - 1) * i for i in range(150_000)]
+    for message in ({"set": keys}, {"dict": [[k, 0] for k in keys]}):
+        text = json.dumps(message).encode()
+        with open(3, "wb", closefd=False) as pipe:
+            pipe.write(struct.pack("<IQ", len(text), 0) + text)
+    return 0.0
+
+
+@attempt("refused")
+def sends_objects_of_many_kinds(w):
+    import json
+    import struct
+
+    text = json.dumps({"list": [{"foreign": f"A{i}"} for i in range(150_000)]}).encode()
+    with open(3, "wb", closefd=False) as pipe:
+        pipe.write(struct.pack("<IQ", len(text), 0) + text)
+    return 0.0
+
+
 # On the pipe
+
+OUTCOME = """
+import json, os, struct
+def sparsity(w):
+    fields = {"output": 0.5, "error": None, "line": None, "misfit": None, "not_attempted": False, "timed_out": False}
+    fields |= {"skipped": False, "printed": "", "changed": {"tuple": []}} | FIELD
+    text = json.dumps({"dict": [[k, v] for k, v in fields.items()]}).encode()
+    data = bytes(8) if "tensor" in str(FIELD) else b""
+    os.write(3, struct.pack("<IQ", len(text), len(data)) + text + data)
+    return 0.0
+"""
+for name, field in {
+    "says_that_it_was_skipped": {"skipped": True},
+    "says_that_it_prints_a_tensor": {"printed": {"tensor": ["float32", [2], [0], False]}},
+    "says_that_its_error_is_a_tensor": {"error": {"tensor": ["float32", [2], [0], False]}},
+    "says_that_it_changes_what_it_is_not_given": {"changed": {"tuple": [99]}},
+    "says_that_its_reason_is_a_list": {"misfit": {"list": [1]}},
+}.items():
+    cell(name, OUTCOME.replace("FIELD", repr(field)), "refused")
 
 
 @attempt("refused")

@@ -92,6 +92,13 @@ def test_an_attempt_gets_nothing_and_harms_nobody(attempt, tier, victim, listene
     assert from_json(line) == result and len(line) < 20_000
 
 
+def test_what_an_attempt_does_when_it_is_defined_is_done():
+    """An attempt of which nothing runs would prove nothing: none of its cells stops, and what it returns is what it says."""
+    source = next(a.source for a in ATTEMPTS if a.name == "ipython_transformers")
+    result = grade(notebook(source, MEGABYTES), "mallory", "00_start_here", server(), seed=1).exercises[0]
+    assert result.verdict == "wrong" and result.flags == () and result.message.endswith("that is not the right number.")
+
+
 @pytest.mark.parametrize("tier", TIERS)
 def test_after_all_of_them_the_server_grades_as_before(tier):
     result = grade(notebook(f"import torch\n{SPARSITY}", MEGABYTES), "ada", "00_start_here", server(tier), seed=1)

@@ -211,4 +211,4 @@ def test_the_same_notebook_gives_the_same_record_again():
     first, second = graded(notebook(source)), graded(notebook(source))
     close(["namespaces"])
     third = graded(notebook(source))
-    assert first == second == third and "0x…" in first.exercises[0].message
+    assert first == second == third and "it raised ValueError: … (`line 2: raise" in first.exercises[0].message
