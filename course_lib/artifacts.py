@@ -23,7 +23,8 @@ MODEL_FILES = {
 }
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's list of files to the disk, or a new file may be lost with the power although its content was kept."""
     if os.name == "nt":  # Windows cannot open a folder to flush it
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -72,7 +73,7 @@ def write_bytes(path: Path | str, data: bytes) -> None:
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except BaseException:
             if temporary:
                 Path(temporary).unlink(missing_ok=True)
@@ -131,7 +132,7 @@ def new_folder(path: Path | str) -> Iterator[Path]:
                 shutil.rmtree(old, ignore_errors=True)
             else:
                 os.replace(temporary, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -77,7 +77,7 @@ def test_an_error_in_the_middle_leaves_the_old_file_whole(tmp_path):
     assert tree(tmp_path) == {"file": OLD}
 
 
-POINTS = {"os.fsync": OLD, "os.chmod": OLD, "os.replace": OLD, "artifacts._sync_folder": NEW}
+POINTS = {"os.fsync": OLD, "os.chmod": OLD, "os.replace": OLD, "artifacts.sync_folder": NEW}
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-from course_lib.artifacts import explained
+from course_lib.artifacts import explained, sync_folder
 from course_lib.classroom.results import Result, from_json, to_json
 
 
@@ -29,7 +29,7 @@ class GradingLog:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            _keep_name(path.parent)
+            sync_folder(path.parent)
         data = path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
@@ -57,14 +57,3 @@ class GradingLog:
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
-
-
-def _keep_name(folder: Path) -> None:
-    """Flush a folder's list of files to the disk, or a new file may be lost with the power although its content was kept."""
-    if os.name == "nt":  # Windows cannot open a folder to flush it
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
