@@ -98,7 +98,7 @@ def machine() -> str:
     return (
         f"Measured on {card['date']}: {m['cpu']} ({', '.join(m['flags'])}), {m['threads']} threads, Linux, torch {v['torch']}, "
         f"onnxruntime {v['onnxruntime']}, transformers {v['transformers']}. Every number here comes from a run; its JSON names processor "
-        "flags, threads, versions and seed."
+        "flags, threads, versions and seed. What was measured on another machine names it."
     )
 
 
@@ -163,7 +163,11 @@ def peers() -> str:
     lines = [peer_table(card, MOST_USED), ""]
     lines += ["| ★ on | F1 lost, points | fewer bytes | than eager PyTorch | than the fastest ready-made way | from raw text |"]
     lines += ["|---|---|---|---|---|---|", *(_gained(name, card) for name, card in cards.items())]
-    lines += ["", f"Times as fast, batch 1 / 32; {card['machine']['threads']} threads, {card['date']}."]
+    lines += [
+        "",
+        f"Times as fast, batch 1 / 32; {card['machine']['threads']} threads, {card['date']}. F1 is that of the outputs that were timed, where int8",
+    ]
+    lines += ["activations may take other scales than in the table above: the third digit can differ."]
     return "\n".join(lines)
 
 
