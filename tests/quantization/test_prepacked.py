@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -96,3 +97,28 @@ def test_it_is_not_trusted_where_fewer_instructions_make_it_saturate():
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_it_takes_the_processors_instructions_and_not_onednns_reference():
+    """Of two int8 tensors oneDNN has a kernel with AMX alone; elsewhere its reference takes thousands of times as long."""
+    a, w = codes((160, 384), 0), codes((1536, 384), 1)
+    packed = prepack(w)
+    if packed is None:
+        assert not prepacked_is_exact()
+        return
+    scale = torch.ones(1536)
+
+    def fastest(run) -> float:
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    for zero in (0, 5):
+        ours, plain = (
+            fastest(lambda zero=zero: prepacked_matmul(a, zero, packed, scale)),
+            fastest(lambda: torch._int_mm(a, w.t())),
+        )
+        assert ours < 50 * plain, (zero, ours, plain)
