@@ -72,14 +72,13 @@ def test_killed_at_ten_random_moments_the_final_files_are_those_of_an_undisturbe
     assert {"results.jsonl", "history.jsonl", "gradebook.csv", "summary.html", "feedback/s00.html"} <= expected.keys()
     for number in range(10):
         out = tmp_path / "killed"
-        codes.append(_forked(everything, source, out, rng.uniform(0, seconds)))
+        left = seconds / (1 + number % 3)  # one that goes on has less to do
+        codes.append(_forked(everything, source, out, rng.uniform(0, left)))
         if number % 3 == 2:  # every third time to the end, and anew
             assert _forked(everything, source, out, None) == 0
             assert files(out) == expected
             out.rename(tmp_path / f"done{number}")
-    assert codes.count(-signal.SIGKILL) >= 4, (
-        "it was killed while it worked"
-    )  # one that goes on has less to do, and may end first
+    assert codes.count(-signal.SIGKILL) >= 8, "it was killed while it worked"
 
 
 def _forked(run, source: Path, out: Path, kill_after: float | None) -> int:
